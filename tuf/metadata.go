@@ -1,0 +1,120 @@
+package tuf
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// Limits on what is parsed. No real client comes near any of them.
+const (
+	// MaxDepth bounds the nesting of JSON, so that a few megabytes of "[" can
+	// not exhaust the stack of this process or of a client's.
+	MaxDepth = 64
+	// MaxSignatures bounds the work that one file can ask of the verifier.
+	MaxSignatures = 1000
+)
+
+// An Envelope is one file in the form common to all roles. Parsing it says
+// nothing of its truth: Root, Targets, Snapshot and Timestamp check structure,
+// Verify checks signatures.
+type Envelope struct {
+	Type       string // "Root", "Targets", "Snapshot", "Timestamp"
+	Version    int64  // as written; 0 where it is missing
+	Expires    time.Time
+	Signatures []Signature
+
+	signed    json.RawMessage // the signed part as received
+	canonical []byte          // its canonical form, made once by the first Verify
+}
+
+// A Signature is one signature over the canonical form of the signed part.
+type Signature struct {
+	KeyID  KeyID  `json:"keyid"`
+	Method string `json:"method"`
+	Sig    []byte `json:"sig"`
+}
+
+// Key types, as in a key's "keytype".
+const (
+	KeyECDSA     = "ecdsa"
+	KeyECDSAX509 = "ecdsa-x509"
+	KeyRSA       = "rsa"
+	KeyRSAX509   = "rsa-x509"
+	KeyED25519   = "ed25519"
+)
+
+// A Key is a public key as metadata lists it. Public is DER SubjectPublicKeyInfo
+// (ecdsa, rsa), a PEM chain with the leaf first (…-x509), or 32 raw bytes
+// (ed25519).
+type Key struct {
+	Type   string
+	Public []byte
+}
+
+// A Role says whose signatures count, and how many are needed.
+type Role struct {
+	KeyIDs    []KeyID `json:"keyids"`
+	Threshold int     `json:"threshold"`
+}
+
+// An Authority is a Role with its keys: what a file must be verified against.
+type Authority struct {
+	Role
+	Keys map[KeyID]Key
+}
+
+// Root is the signed part of root.json.
+type Root struct {
+	Version Version
+	Expires time.Time
+	Keys    map[KeyID]Key
+	Roles   map[RoleName]Role
+}
+
+// Targets is the signed part of targets.json or of a delegation. What the
+// files listed in it are is the clients' affair; only their form is checked.
+type Targets struct {
+	Name        RoleName
+	Version     Version
+	Expires     time.Time
+	Targets     map[string]FileMeta
+	Delegations Delegations
+}
+
+// Delegations are the roles to which a targets file delegates, in order of
+// priority.
+type Delegations struct {
+	Keys  map[KeyID]Key
+	Roles []Delegation
+}
+
+// A Delegation is one entry of a targets file's "delegations".
+type Delegation struct {
+	Role
+	Name  RoleName
+	Paths []string
+}
+
+// Snapshot is the signed part of snapshot.json.
+type Snapshot struct {
+	Version Version
+	Expires time.Time
+	Meta    map[RoleName]FileMeta
+}
+
+// Timestamp is the signed part of timestamp.json.
+type Timestamp struct {
+	Version  Version
+	Expires  time.Time
+	Snapshot FileMeta
+}
+
+// Hashes maps an algorithm ("sha256", "sha512") to a raw hash of another file.
+type Hashes map[string][]byte
+
+// FileMeta is what metadata says about another file.
+type FileMeta struct {
+	Length int64           `json:"length"`
+	Hashes Hashes          `json:"hashes"`
+	Custom json.RawMessage `json:"custom,omitempty"`
+}
