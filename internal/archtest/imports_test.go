@@ -33,7 +33,7 @@ var mayImport = map[string][]string{
 	"proto":               {},
 	"server":              {"server/publish", "storage", "tuf"},
 	"server/publish":      {"storage", "tuf"},
-	"signer":              {"signer/rpc", "signer/seal", "storage", "tuf"},
+	"signer":              {"signer/seal", "storage", "tuf"},
 	"signer/rpc":          {"proto", "storage", "tuf"},
 	"signer/seal":         {"storage"},
 	"storage":             {"tuf"},
