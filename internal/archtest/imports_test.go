@@ -29,7 +29,7 @@ var mayImport = map[string][]string{
 	"internal/config":     {},
 	"internal/pgtest":     {},
 	"internal/service":    {},
-	"migrations":          {},
+	"migrations":          {"storage/sqldb"},
 	"proto":               {},
 	"server":              {"server/publish", "storage", "tuf"},
 	"server/publish":      {"storage", "tuf"},
