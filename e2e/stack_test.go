@@ -1,0 +1,337 @@
+package e2e_test
+
+import (
+	"bytes"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// An impl says whose program it is.
+type impl string
+
+const (
+	ours     impl = "ours"
+	upstream impl = "upstream"
+)
+
+// A backend is a storage.backend of the configuration.
+type backend string
+
+const (
+	onPostgres backend = "postgres"
+	onSQLite   backend = "sqlite3"
+)
+
+// signerAlias is the passphrase alias of the signer's keys. The passphrase is
+// long and strange enough to be found in any log that holds it.
+const (
+	signerAlias      = "e2ealias"
+	signerPassphrase = "sealed-under-Q7#xL9/e2e"
+)
+
+// stackConfig says what a stack is made of. The zero value is our pair on
+// PostgreSQL, or the pair of COUNTERSIGN_E2E_PAIR.
+type stackConfig struct {
+	server, signer impl
+	backend        backend
+	servers        int      // server processes on one database; 0 is 1
+	cluster        *cluster // nil is the shared one
+}
+
+// A stack is a signer and one or more servers, as processes, over TLS.
+type stack struct {
+	t       testing.TB
+	cfg     stackConfig
+	dir     string
+	ca      *authority
+	cluster *cluster
+
+	serverDB, signerDB string // names of the PostgreSQL databases
+	signerPort         int
+	serverPorts        []int
+	signer             *process
+	servers            []*process
+	started            []*process // everything ever started, for the logs
+}
+
+// newStack starts a stack and ends it with the test. A program of ours that
+// panics, races or writes a secret to its log fails the test.
+func newStack(t testing.TB, cfg stackConfig) *stack {
+	t.Helper()
+	s := &stack{t: t, cfg: cfg.withDefaults(t), dir: t.TempDir()}
+	t.Cleanup(s.close)
+	s.ca = newAuthority(t, s.dir)
+	for _, name := range []string{"server", "signer", "client"} {
+		s.ca.issue(t, name)
+	}
+	if s.cfg.backend == onPostgres {
+		s.createDatabases()
+	}
+	s.signerPort = port(t)
+	s.writeSignerConfig()
+	s.startSigner()
+	for i := range s.cfg.servers {
+		s.serverPorts = append(s.serverPorts, port(t))
+		s.servers = append(s.servers, nil)
+		s.writeServerConfig(i)
+		s.startServer(i)
+	}
+	return s
+}
+
+func (cfg stackConfig) withDefaults(t testing.TB) stackConfig {
+	if cfg.server == "" {
+		cfg.server, cfg.signer = ours, ours
+		if pair := os.Getenv("COUNTERSIGN_E2E_PAIR"); pair != "" {
+			server, signer, ok := strings.Cut(pair, "/")
+			if !ok {
+				t.Fatalf("COUNTERSIGN_E2E_PAIR is %q, want server/signer", pair)
+			}
+			cfg.server, cfg.signer = impl(server), impl(signer)
+		}
+	}
+	if cfg.backend == "" {
+		cfg.backend = onPostgres
+	}
+	cfg.servers = max(cfg.servers, 1)
+	return cfg
+}
+
+func port(t testing.TB) int {
+	t.Helper()
+	p, err := freePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func (s *stack) createDatabases() {
+	s.t.Helper()
+	if s.cluster = s.cfg.cluster; s.cluster == nil {
+		s.cluster = sharedCluster(s.t)
+	}
+	s.serverDB, s.signerDB = s.cluster.database(s.t, "server"), s.cluster.database(s.t, "signer")
+	// Ours make their tables at the start. Upstream's never do.
+	if s.cfg.server == upstream {
+		s.cluster.migrateUpstream(s.t, s.serverDB, "server")
+	}
+	if s.cfg.signer == upstream {
+		s.cluster.migrateUpstream(s.t, s.signerDB, "signer")
+	}
+}
+
+// dbURL is storage.db_url for one of the two databases.
+func (s *stack) dbURL(database, file string) string {
+	if s.cfg.backend == onSQLite {
+		return filepath.Join(s.dir, file)
+	}
+	return s.cluster.url(database)
+}
+
+type object = map[string]any
+
+func (s *stack) writeSignerConfig() {
+	s.t.Helper()
+	s.writeConfig("signer.json", object{
+		"server": object{
+			"grpc_addr": s.signerAddr(), "tls_cert_file": "signer.crt", "tls_key_file": "signer.key", "client_ca_file": "ca.crt",
+		},
+		"storage": object{"backend": s.cfg.backend, "db_url": s.dbURL(s.signerDB, "signer.db"), "default_alias": signerAlias},
+		"logging": object{"level": "info"},
+	})
+}
+
+func (s *stack) writeServerConfig(i int) {
+	s.t.Helper()
+	s.writeConfig(serverConfigName(i), object{
+		"server": object{"http_addr": s.serverAddr(i), "tls_cert_file": "server.crt", "tls_key_file": "server.key"},
+		"trust_service": object{
+			"type": "remote", "hostname": "localhost", "port": strconv.Itoa(s.signerPort), "key_algorithm": "ecdsa",
+			"tls_ca_file": "ca.crt", "tls_client_cert": "client.crt", "tls_client_key": "client.key",
+		},
+		"storage": object{"backend": s.cfg.backend, "db_url": s.dbURL(s.serverDB, "server.db")},
+		"logging": object{"level": "info"},
+	})
+}
+
+func serverConfigName(i int) string { return fmt.Sprintf("server%d.json", i) }
+
+func (s *stack) writeConfig(name string, v object) {
+	s.t.Helper()
+	raw, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(s.dir, name), raw, 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
+
+func (s *stack) signerAddr() string      { return loopback(s.signerPort) }
+func (s *stack) serverAddr(i int) string { return loopback(s.serverPorts[i]) }
+
+// url is the base URL of server i.
+func (s *stack) url(i int) string { return "https://localhost:" + strconv.Itoa(s.serverPorts[i]) }
+
+// gunURL is where a server keeps a GUN's metadata, with a slash at the end.
+func (s *stack) gunURL(i int, gun string) string { return s.url(i) + "/v2/" + gun + "/_trust/tuf/" }
+
+// binary is the path of a program: "server" or "signer".
+func (s *stack) binary(of impl, which string) string {
+	if of == upstream {
+		return "/usr/bin/notary-" + which
+	}
+	return program(s.t, "trust-"+which)
+}
+
+func (s *stack) run(of impl, which, name, config string) *process {
+	s.t.Helper()
+	cmd := exec.Command(s.binary(of, which), "-config="+filepath.Join(s.dir, config), "-logf=logfmt")
+	cmd.Dir = s.dir
+	cmd.Env = append(os.Environ(), "NOTARY_SIGNER_"+strings.ToUpper(signerAlias)+"="+signerPassphrase)
+	p, err := start(name, filepath.Join(s.dir, name+".log"), cmd)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.started = append(s.started, p)
+	return p
+}
+
+// startSigner starts the signer and waits until it listens.
+func (s *stack) startSigner() {
+	s.t.Helper()
+	s.signer = s.run(s.cfg.signer, "signer", "signer-"+string(s.cfg.signer), "signer.json")
+	if err := waitForPort(s.signer, s.signerAddr(), 20*time.Second); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// startServer starts server i and waits until it answers.
+func (s *stack) startServer(i int) {
+	s.t.Helper()
+	p := s.run(s.cfg.server, "server", fmt.Sprintf("server%d-%s", i, s.cfg.server), serverConfigName(i))
+	s.servers[i] = p
+	if err := waitForPort(p, s.serverAddr(i), 20*time.Second); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// restartAs ends both programs and starts those of the given makers on the same
+// databases and configuration files.
+func (s *stack) restartAs(server, signer impl) {
+	s.t.Helper()
+	s.stopAll()
+	s.cfg.server, s.cfg.signer = server, signer
+	s.startSigner()
+	for i := range s.servers {
+		s.startServer(i)
+	}
+}
+
+func (s *stack) stopAll() {
+	s.t.Helper()
+	for _, p := range append([]*process{s.signer}, s.servers...) {
+		if p == nil {
+			continue
+		}
+		if err := p.end(syscall.SIGTERM, 20*time.Second); err != nil {
+			s.t.Error(err)
+		}
+	}
+}
+
+func (s *stack) close() {
+	s.stopAll()
+	seen := map[string]bool{}
+	for _, p := range s.started {
+		if seen[p.log] {
+			continue
+		}
+		seen[p.log] = true
+		s.inspectLog(p)
+		if s.t.Failed() {
+			s.t.Logf("end of %s:\n%s", filepath.Base(p.log), p.tail(15))
+		}
+	}
+}
+
+// inspectLog looks for what must never be in a log of ours.
+func (s *stack) inspectLog(p *process) {
+	s.t.Helper()
+	if strings.HasSuffix(p.name, string(upstream)) {
+		return
+	}
+	raw, err := os.ReadFile(p.log)
+	if err != nil {
+		s.t.Error(err)
+	}
+	words := []string{"panic", "fatal error:", "DATA RACE", "goroutine 1 [", signerPassphrase, "PRIVATE KEY"}
+	if s.cluster != nil {
+		words = append(words, s.cluster.password)
+	}
+	for _, word := range words {
+		if bytes.Contains(raw, []byte(word)) {
+			s.t.Errorf("the log of %s holds %q", p.name, word)
+		}
+	}
+}
+
+// transport speaks TLS to the stack's servers.
+func (s *stack) transport() *http.Transport {
+	return &http.Transport{
+		TLSClientConfig:     &tls.Config{RootCAs: s.ca.pool()},
+		MaxIdleConnsPerHost: 64,
+		ForceAttemptHTTP2:   false,
+	}
+}
+
+// client is an HTTP client for the stack that follows no redirects. It ends with the test.
+func (s *stack) client() *http.Client {
+	tr := s.transport()
+	s.t.Cleanup(tr.CloseIdleConnections)
+	return &http.Client{
+		Transport:     tr,
+		Timeout:       time.Minute,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+// get fetches a URL and returns its status and body.
+func get(t testing.TB, c *http.Client, url string) (int, []byte) {
+	t.Helper()
+	resp, err := c.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatalf("GET %s: %v", url, err)
+	}
+	return resp.StatusCode, body
+}
+
+// sql runs a statement by psql on the server's or the signer's database.
+func (s *stack) sql(database, statement string) string {
+	s.t.Helper()
+	out, err := s.cluster.query(database, statement)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return out
+}
