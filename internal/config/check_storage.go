@@ -1,0 +1,95 @@
+package config
+
+import (
+	"net/url"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+func (b *binder) checkStorage(s *Storage, defaultFile string) {
+	b.checkNotNegative("storage.", map[string]int{"max_open_conns": s.MaxOpenConns})
+	switch s.Backend {
+	case BackendPostgres:
+		b.checkPostgres(s)
+	case BackendSQLite:
+		b.readURLFile(s)
+		if s.DBURL == "" {
+			s.DBURL = defaultFile
+		}
+		if !filepath.IsAbs(s.DBURL) && !strings.HasPrefix(s.DBURL, "file:") {
+			s.DBURL = filepath.Join(b.dir, s.DBURL)
+		}
+	case BackendMemory:
+		b.warn("storage.backend", "nothing is kept: all metadata and keys are gone when the program ends")
+	case "mysql":
+		b.fault("storage.backend", "MySQL is not supported", `move the data to PostgreSQL and set it to "postgres", or start anew with "sqlite3"`)
+	case "rethinkdb":
+		b.fault("storage.backend", "RethinkDB is not supported", `set it to "postgres" or "sqlite3"; publishers then initialise their repositories anew`)
+	default:
+		b.fault("storage.backend", "not a supported storage backend", `set it to "postgres" or "sqlite3"`)
+	}
+}
+
+func (b *binder) checkPostgres(s *Storage) {
+	b.readURLFile(s)
+	if s.DBPasswordFile != "" {
+		s.DBPassword = b.readSecret("storage.db_password_file", s.DBPasswordFile)
+	}
+	if s.DBURL == "" && s.DBURLFile == "" {
+		s.DBURL = b.env["DB_URL"]
+		b.given["storage.db_url"] = given{from: "DB_URL"}
+	}
+	if s.DBURL == "" {
+		if s.DBURLFile == "" { // else it has been told
+			delete(b.given, "storage.db_url")
+			b.fault("storage.db_url", "must provide a non-empty database source for postgres",
+				"for example postgres://user@db.example.com/notary?sslmode=verify-full, or a file that holds it in storage.db_url_file")
+		}
+		return
+	}
+	const form = "write postgres://USER:PASSWORD@HOST:PORT/DATABASE?sslmode=… or host=… user=… dbname=…"
+	if strings.HasPrefix(s.DBURL, "postgres://") || strings.HasPrefix(s.DBURL, "postgresql://") {
+		// The error holds the URL, and with it the password.
+		if _, err := url.Parse(s.DBURL); err != nil {
+			b.fault("storage.db_url", "it is not a valid URL", "in user and password, write : / ? # [ ] @ % as %3A %2F %3F %23 %5B %5D %40 %25")
+		}
+	} else if !keyValue.MatchString(s.DBURL) {
+		b.fault("storage.db_url", "it is neither a PostgreSQL URL nor a list of key=value", form)
+	}
+}
+
+var keyValue = regexp.MustCompile(`^\s*[a-z_]+\s*=`)
+
+// readURLFile takes storage.db_url from a file. What the environment names
+// beats what the file names; two from the same place contradict each other.
+func (b *binder) readURLFile(s *Storage) {
+	if s.DBURLFile == "" {
+		return
+	}
+	fileInEnv, urlInEnv := b.given["storage.db_url_file"].from != "", b.given["storage.db_url"].from != ""
+	switch {
+	case s.DBURL != "" && fileInEnv == urlInEnv:
+		b.fault("storage.db_url_file", "storage.db_url is given too", "remove one of them")
+	case s.DBURL != "" && urlInEnv:
+		s.DBURLFile = ""
+		b.paths = slices.DeleteFunc(b.paths, func(p pathKey) bool { return p.key == "storage.db_url_file" })
+	default:
+		s.DBURL = strings.TrimSpace(b.readSecret("storage.db_url_file", s.DBURLFile))
+	}
+}
+
+// readSecret returns what the file holds, without line ends behind it. A file
+// that cannot be read is left to checkPaths.
+func (b *binder) readSecret(key, file string) string {
+	raw, err := readFile(file, maxSecretFile)
+	if err != nil {
+		return ""
+	}
+	secret := strings.TrimRight(string(raw), "\r\n")
+	if strings.TrimSpace(secret) == "" {
+		b.fault(key, "the file is empty", "")
+	}
+	return secret
+}

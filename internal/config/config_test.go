@@ -1,0 +1,416 @@
+package config_test
+
+import (
+	"encoding/json"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"countersign/internal/config"
+)
+
+// A tree is a configuration file as a test edits it.
+type tree = map[string]any
+
+// set changes one value by its dotted key; nil removes it.
+func set(t tree, key string, value any) tree {
+	out := maps.Clone(t)
+	if out == nil {
+		out = tree{}
+	}
+	head, rest, more := strings.Cut(key, ".")
+	if more {
+		below, _ := out[head].(tree)
+		out[head] = set(below, rest, value)
+	} else if value == nil {
+		delete(out, head)
+	} else {
+		out[head] = value
+	}
+	return out
+}
+
+func validServer() tree {
+	return tree{
+		"server":        tree{"http_addr": "127.0.0.1:4443"},
+		"trust_service": tree{"type": "remote", "hostname": "signer", "port": "7899", "key_algorithm": "ecdsa"},
+		"storage":       tree{"backend": "postgres", "db_url": "postgres://server@db/notary"},
+	}
+}
+
+func validSigner(t *testing.T, dir string) tree {
+	t.Helper()
+	for _, name := range []string{"signer.crt", "signer.key"} {
+		write(t, filepath.Join(dir, name), "any")
+	}
+	return tree{
+		"server":  tree{"grpc_addr": "127.0.0.1:7899", "tls_cert_file": "signer.crt", "tls_key_file": "signer.key"},
+		"storage": tree{"backend": "postgres", "db_url": "postgres://signer@db/notary", "default_alias": "main"},
+	}
+}
+
+func write(t *testing.T, path, content string) string {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func writeTree(t *testing.T, dir string, v tree) string {
+	t.Helper()
+	raw, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return write(t, filepath.Join(dir, "config.json"), string(raw))
+}
+
+func loadServer(t *testing.T, v tree, env ...string) (*config.Server, *config.Report) {
+	t.Helper()
+	return config.LoadServer(writeTree(t, t.TempDir(), v), env)
+}
+
+// faultKeys lists which settings are at fault.
+func faultKeys(r *config.Report) []string {
+	var keys []string
+	for _, f := range r.Faults {
+		keys = append(keys, f.Key)
+	}
+	return keys
+}
+
+// wantFault checks that exactly one setting is at fault, in words that hold want.
+func wantFault(t *testing.T, r *config.Report, key, want string) {
+	t.Helper()
+	if diff := cmp.Diff([]string{key}, faultKeys(r)); diff != "" {
+		t.Fatalf("settings at fault (-want +got):\n%s%v", diff, r.Err())
+	}
+	if got := r.Faults[0].String(); !strings.Contains(got, want) {
+		t.Errorf("the fault is told as %q, want %q in it", got, want)
+	}
+}
+
+func wantClean(t *testing.T, r *config.Report) {
+	t.Helper()
+	if err := r.Err(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestDefaults(t *testing.T) {
+	cfg, r := loadServer(t, validServer())
+	wantClean(t, r)
+	want := &config.Server{
+		Server:       config.HTTP{HTTPAddr: "127.0.0.1:4443"},
+		TrustService: config.TrustService{Type: "remote", Hostname: "signer", Port: "7899", KeyAlgorithm: "ecdsa"},
+		Storage:      config.Storage{Backend: "postgres", DBURL: "postgres://server@db/notary", Migrate: true},
+		Logging:      config.Logging{Level: "error", Format: "json"},
+		Caching:      config.Caching{MaxAge: config.MaxAge{CurrentMetadata: 300, ConsistentMetadata: 2592000}},
+	}
+	if diff := cmp.Diff(want, cfg); diff != "" {
+		t.Errorf("defaults (-want +got):\n%s", diff)
+	}
+	if len(r.Warnings) > 0 {
+		t.Errorf("warnings: %q", r.Warnings)
+	}
+}
+
+func TestLooseness(t *testing.T) {
+	for name, c := range map[string]struct {
+		key   string
+		value any
+		got   func(*config.Server) any
+		want  any
+	}{
+		"port as a number":          {"trust_service.port", 7899, func(s *config.Server) any { return s.TrustService.Port }, "7899"},
+		"port as a float":           {"trust_service.port", json.Number("7899.0"), func(s *config.Server) any { return s.TrustService.Port }, "7899"},
+		"age as a string":           {"caching.max_age.current_metadata", "17", func(s *config.Server) any { return s.Caching.MaxAge.CurrentMetadata }, 17},
+		"age zero":                  {"caching.max_age.current_metadata", 0, func(s *config.Server) any { return s.Caching.MaxAge.CurrentMetadata }, 0},
+		"longest age":               {"caching.max_age.consistent_metadata", "31536000", func(s *config.Server) any { return s.Caching.MaxAge.ConsistentMetadata }, 31536000},
+		"bool as a string":          {"storage.migrate", "false", func(s *config.Server) any { return s.Storage.Migrate }, false},
+		"null is absent":            {"logging.level", json.RawMessage("null"), func(s *config.Server) any { return s.Logging.Level }, "error"},
+		"empty is absent":           {"server.tls_cert_file", "", func(s *config.Server) any { return s.Server.TLSCertFile }, ""},
+		"null section":              {"caching", json.RawMessage("null"), func(s *config.Server) any { return s.Caching.MaxAge.CurrentMetadata }, 300},
+		"level in upper case":       {"logging.level", "DEBUG", func(s *config.Server) any { return s.Logging.Level }, "debug"},
+		"warning is warn":           {"logging.level", "Warning", func(s *config.Server) any { return s.Logging.Level }, "warn"},
+		"top-level key's case":      {"CACHING", tree{"max_age": tree{"current_metadata": 5}}, func(s *config.Server) any { return s.Caching.MaxAge.CurrentMetadata }, 5},
+		"nested key's case":         {"caching", tree{"Max_Age": tree{"CURRENT_METADATA": 6}}, func(s *config.Server) any { return s.Caching.MaxAge.CurrentMetadata }, 6},
+		"prefixes as a list":        {"repositories.gun_prefixes", []string{"a.com/", "b.com/c/"}, func(s *config.Server) any { return s.Repositories.GUNPrefixes }, []string{"a.com/", "b.com/c/"}},
+		"prefixes as one string":    {"repositories.gun_prefixes", "a.com/ b.com/c/", func(s *config.Server) any { return s.Repositories.GUNPrefixes }, []string{"a.com/", "b.com/c/"}},
+		"no authentication, empty":  {"auth", tree{}, func(s *config.Server) any { return s.Auth.Type }, ""},
+		"key=value database source": {"storage.db_url", "host=db user=server", func(s *config.Server) any { return s.Storage.DBURL }, "host=db user=server"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg, r := loadServer(t, set(validServer(), c.key, c.value))
+			wantClean(t, r)
+			if diff := cmp.Diff(c.want, c.got(cfg)); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// overrides are settings and, where they need something besides, that.
+func TestOverrides(t *testing.T) {
+	for name, c := range map[string]struct {
+		env  string
+		got  func(*config.Server) any
+		want any
+	}{
+		"beats the file":         {"NOTARY_SERVER_STORAGE_DB_URL=postgres://other/db", func(s *config.Server) any { return s.Storage.DBURL }, "postgres://other/db"},
+		"absent from the file":   {"NOTARY_SERVER_LOGGING_LEVEL=info", func(s *config.Server) any { return s.Logging.Level }, "info"},
+		"deep":                   {"NOTARY_SERVER_CACHING_MAX_AGE_CURRENT_METADATA=9", func(s *config.Server) any { return s.Caching.MaxAge.CurrentMetadata }, 9},
+		"empty is ignored":       {"NOTARY_SERVER_TRUST_SERVICE_HOSTNAME=", func(s *config.Server) any { return s.TrustService.Hostname }, "signer"},
+		"list on white space":    {"NOTARY_SERVER_REPOSITORIES_GUN_PREFIXES= a/  b/\tc/ ", func(s *config.Server) any { return s.Repositories.GUNPrefixes }, []string{"a/", "b/", "c/"}},
+		"bool":                   {"NOTARY_SERVER_STORAGE_MIGRATE=false", func(s *config.Server) any { return s.Storage.Migrate }, false},
+		"options are the file's": {"NOTARY_SERVER_AUTH_OPTIONS_REALM=x", func(s *config.Server) any { return s.Auth.Options.Realm }, ""},
+		"of the other program":   {"NOTARY_SIGNER_LOGGING_LEVEL=info", func(s *config.Server) any { return s.Logging.Level }, "error"},
+		"other case":             {"notary_server_logging_level=info", func(s *config.Server) any { return s.Logging.Level }, "error"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg, r := loadServer(t, validServer(), c.env)
+			wantClean(t, r)
+			if diff := cmp.Diff(c.want, c.got(cfg)); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestFaults(t *testing.T) {
+	for name, c := range map[string]struct {
+		key   string
+		value any
+		fault string // the key at fault, if it is another one
+		want  string
+	}{
+		"no address":             {"server.http_addr", nil, "", "the address to listen on is needed"},
+		"address without port":   {"server.http_addr", "localhost", "", "missing port in address"},
+		"address, empty port":    {"server.http_addr", "localhost:", "", "missing port in address"},
+		"address, bad port":      {"server.http_addr", "localhost:99999", "", "99999"},
+		"negative limit":         {"server.limits.parts", -1, "", "must not be negative"},
+		"CA without TLS":         {"server.client_ca_file", os.Args[0], "", "client certificates need TLS"},
+		"certificate alone":      {"server.tls_cert_file", os.Args[0], "server.tls_key_file", "missing beside server.tls_cert_file"},
+		"key alone":              {"server.tls_key_file", os.Args[0], "server.tls_cert_file", "missing beside server.tls_key_file"},
+		"client key alone":       {"trust_service.tls_client_key", os.Args[0], "trust_service.tls_client_cert", "missing"},
+		"file that is not there": {"trust_service.tls_ca_file", "no/ca.crt", "", "no such file"},
+		"file that is a folder":  {"trust_service.tls_ca_file", os.TempDir(), "", "directory"},
+		"no trust type":          {"trust_service.type", nil, "", `must be "remote"`},
+		"local trust":            {"trust_service.type", "local", "", "trust-admin dev"},
+		"no signer host":         {"trust_service.hostname", "", "", "host of the signer"},
+		"no signer port":         {"trust_service.port", nil, "", "port number"},
+		"no algorithm":           {"trust_service.key_algorithm", nil, "", "invalid key algorithm"},
+		"algorithm's case":       {"trust_service.key_algorithm", "ECDSA", "", `"ECDSA"`},
+		"no backend":             {"storage.backend", nil, "", "not a supported storage backend"},
+		"MySQL":                  {"storage.backend", "mysql", "", "move the data to PostgreSQL"},
+		"RethinkDB":              {"storage.backend", "rethinkdb", "", "RethinkDB is not supported"},
+		"backend's case":         {"storage.backend", "Postgres", "", "not a supported storage backend"},
+		"no database source":     {"storage.db_url", nil, "", "must provide a non-empty database source for postgres"},
+		"source of MySQL":        {"storage.db_url", "server@tcp(mysql:3306)/notaryserver?parseTime=True", "", "neither a PostgreSQL URL"},
+		"source without form":    {"storage.db_url", "notary", "", "neither a PostgreSQL URL"},
+		"negative connections":   {"storage.max_open_conns", -1, "", "must not be negative"},
+		"token":                  {"auth", tree{"type": "token", "options": tree{"realm": "r"}}, "auth.type", "not yet available: the server does not start, rather than serve openly"},
+		"other authentication":   {"auth.type", "Token", "", "is not known: the server does not start, rather than serve openly"},
+		"options without a type": {"auth.options.realm", "r", "auth.type", "rather than serve openly"},
+		"options, wrong shape":   {"auth.options", "x", "", "must be an object"},
+		"quoted autoredirect":    {"auth.options.autoredirect", "true", "", "without quotes"},
+		"numeric level":          {"logging.level", 2, "", "not a valid log level"},
+		"unknown level":          {"logging.level", "loud", "", "panic, fatal, error"},
+		"unknown format":         {"logging.format", "xml", "", "json, logfmt, text"},
+		"negative age":           {"caching.max_age.current_metadata", -1, "", "between 0 and 31536000"},
+		"age of over a year":     {"caching.max_age.consistent_metadata", 31536001, "", "between 0 and 31536000"},
+		"age in words":           {"caching.max_age.current_metadata", "5m", "", "whole number"},
+		"age as a fraction":      {"caching.max_age.current_metadata", 1.5, "", "whole number"},
+		"prefix without slash":   {"repositories.gun_prefixes", []string{"a.com"}, "", "invalid GUN prefix"},
+		"prefix with two":        {"repositories.gun_prefixes", []string{"a.com//"}, "", "invalid GUN prefix"},
+		"prefix from root":       {"repositories.gun_prefixes", []string{"/a/"}, "", "invalid GUN prefix"},
+		"prefix upwards":         {"repositories.gun_prefixes", []string{"../a/"}, "", "invalid GUN prefix"},
+		"prefix not clean":       {"repositories.gun_prefixes", []string{"a/./b/"}, "", "invalid GUN prefix"},
+		"prefix with blank":      {"repositories.gun_prefixes", []string{" a/"}, "", "invalid GUN prefix"},
+		"list of lists":          {"repositories.gun_prefixes", []any{[]string{"a/"}}, "", "must be a string"},
+		"section as a string":    {"storage.migrate", tree{}, "", "plain value"},
+		"unknown section":        {"servers", tree{}, "", `did you mean "server"?`},
+		"unknown key":            {"server.http_adr", "x", "", `did you mean "server.http_addr"?`},
+		"unlike any key":         {"logging.colour", "blue", "", "no such setting"},
+		"unknown deep key":       {"reporting.bugsnag.apikey", "x", "", `did you mean "reporting.bugsnag.api_key"?`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, r := loadServer(t, set(validServer(), c.key, c.value))
+			if c.fault == "" {
+				c.fault = c.key
+			}
+			wantFault(t, r, c.fault, c.want)
+		})
+	}
+}
+
+func TestAllFaultsAtOnce(t *testing.T) {
+	v := validServer()
+	for key, value := range map[string]any{
+		"server.http_addr": "nowhere", "server.tls_cert_file": "no.crt", "trust_service.key_algorithm": "dsa", "storage.backend": "oracle",
+		"auth.type": "htpasswd", "logging.level": "loud", "caching.max_age.current_metadata": "soon", "colour": "blue",
+	} {
+		v = set(v, key, value)
+	}
+	_, r := loadServer(t, v, "NOTARY_SERVER_TRUST_SERVICE_PORT=many")
+	want := []string{
+		"auth.type", "caching.max_age.current_metadata", "colour", "logging.level", "server.http_addr", "server.tls_cert_file",
+		"server.tls_key_file", "storage.backend", "trust_service.key_algorithm", "trust_service.port",
+	}
+	got := faultKeys(r)
+	slices.Sort(got)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Fatalf("settings at fault (-want +got):\n%s", diff)
+	}
+	text := r.Err().Error()
+	for _, want := range []string{
+		"the configuration has 10 faults:",
+		"\n  - storage.backend = \"oracle\": not a supported storage backend\n      set it to",
+		`trust_service.port = "many" (from NOTARY_SERVER_TRUST_SERVICE_PORT): `,
+		"relative paths are relative to the directory of the configuration file",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%q is missing from\n%s", want, text)
+		}
+	}
+}
+
+func TestAuthFromEnvironmentRefused(t *testing.T) {
+	_, r := loadServer(t, validServer(), "NOTARY_SERVER_AUTH_TYPE=token")
+	wantFault(t, r, "auth.type", "from NOTARY_SERVER_AUTH_TYPE")
+}
+
+func TestRetiredKeysWarn(t *testing.T) {
+	v := set(validServer(), "reporting.bugsnag.api_key", "s3cret-api-key")
+	v = set(v, "storage.password", "s3cret-password")
+	v = set(v, "storage.tls_ca_file", "no/such/file")
+	_, r := loadServer(t, v, "NOTARY_SERVER_REPORTING_BUGSNAG_ENDPOINT=x")
+	wantClean(t, r)
+	want := []string{"storage.tls_ca_file: ignored", "storage.password: ignored", "reporting.bugsnag.api_key: ignored", "reporting.bugsnag.endpoint (from NOTARY_SERVER_REPORTING_BUGSNAG_ENDPOINT): ignored"}
+	if len(r.Warnings) != len(want) {
+		t.Fatalf("warnings: %q", r.Warnings)
+	}
+	for i, w := range r.Warnings {
+		if !strings.HasPrefix(w, want[i]) {
+			t.Errorf("warning %d is %q, want %q", i, w, want[i])
+		}
+		if strings.Contains(w, "s3cret") {
+			t.Errorf("a secret is told: %q", w)
+		}
+	}
+}
+
+func TestOtherWarnings(t *testing.T) {
+	_, r := loadServer(t, set(validServer(), "trust_service.key_algorithm", "rsa"),
+		"NOTARY_SERVER_STORAGE_DBURL=x", "NOTARY_SERVER_PORT=tcp://10.0.0.1:4443", "NOTARY_SERVER_SERVICE_HOST=10.0.0.1")
+	wantClean(t, r)
+	if len(r.Warnings) != 2 || !strings.Contains(r.Warnings[0], "RSA") ||
+		r.Warnings[1] != "the variable NOTARY_SERVER_STORAGE_DBURL is not used; did you mean NOTARY_SERVER_STORAGE_DB_URL?" {
+		t.Errorf("warnings: %q", r.Warnings)
+	}
+}
+
+func TestSecretsAreNotTold(t *testing.T) {
+	const secret = "s3cret/pass#word"
+	for name, v := range map[string]tree{
+		"URL with raw characters": set(validServer(), "storage.db_url", "postgres://u:"+secret+"%zz@db:port/x"),
+		"no URL at all":           set(validServer(), "storage.db_url", secret),
+		"not a string":            set(validServer(), "storage.db_url", []string{secret}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, r := loadServer(t, v)
+			wantFault(t, r, "storage.db_url", "")
+			if strings.Contains(r.Err().Error(), "s3cret") {
+				t.Errorf("the secret is told: %v", r.Err())
+			}
+		})
+	}
+}
+
+// upstreamFixtures is the folder of upstream's sample configurations.
+func upstreamFixtures(t *testing.T) string {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/theupdateframework/notary").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(strings.TrimSpace(string(out)), "fixtures")
+}
+
+func TestUpstreamSamples(t *testing.T) {
+	dir := upstreamFixtures(t)
+	for file, want := range map[string][]string{
+		"server-config.postgres.json": nil,
+		"server-config.sqlite.json":   nil,
+		"server-config-local.json":    nil, // its backend is memory
+		"server-config.json":          {"storage.backend"},
+		"server-config.rethink.json":  {"storage.backend"},
+	} {
+		cfg, r := config.LoadServer(filepath.Join(dir, file), nil)
+		if diff := cmp.Diff(want, faultKeys(r)); diff != "" {
+			t.Errorf("%s: settings at fault (-want +got):\n%s%v", file, diff, r.Err())
+		}
+		if got, want := cfg.TrustService.TLSClientCert, filepath.Join(dir, "notary-server.crt"); got != want {
+			t.Errorf("%s: client certificate %s, want %s", file, got, want)
+		}
+	}
+	env := []string{"NOTARY_SIGNER_DEFAULT_ALIAS=timestamp_1", "NOTARY_SIGNER_TIMESTAMP_1=testpassword"}
+	for file, want := range map[string][]string{
+		"signer-config.postgres.json": nil,
+		"signer-config-local.json":    nil,
+		"signer-config.json":          {"storage.backend"},
+		"signer-config.rethink.json":  {"storage.backend"},
+	} {
+		cfg, r := config.LoadSigner(filepath.Join(dir, file), env)
+		if diff := cmp.Diff(want, faultKeys(r)); diff != "" {
+			t.Errorf("%s: settings at fault (-want +got):\n%s%v", file, diff, r.Err())
+		}
+		if cfg.Storage.DefaultAlias != "timestamp_1" {
+			t.Errorf("%s: default alias %q", file, cfg.Storage.DefaultAlias)
+		}
+	}
+}
+
+func TestHarborFiles(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"notary-signer-ca.crt", "notary-signer.crt", "notary-signer.key"} {
+		write(t, filepath.Join(dir, name), "any")
+	}
+	for _, name := range []string{"server-config.postgres.json", "signer-config.postgres.json"} {
+		raw, err := os.ReadFile(filepath.Join("testdata/harbor", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(t, filepath.Join(dir, name), string(raw))
+	}
+	env := []string{
+		"MIGRATIONS_PATH=migrations/server/postgresql", "DB_URL=postgres://other@db/x", "SERVICE_NAME=notary_server",
+		"NOTARY_SIGNER_DEFAULTALIAS=Ab3dEf9h",
+	}
+	server, r := config.LoadServer(filepath.Join(dir, "server-config.postgres.json"), env)
+	wantFault(t, r, "auth.type", "token authentication is not yet available")
+	want := config.AuthOptions{Realm: "https://harbor.example.com/service/token", Service: "harbor-notary", Issuer: "harbor-token-issuer", RootCertBundle: "/etc/notary/root.crt"}
+	if diff := cmp.Diff(want, server.Auth.Options); diff != "" {
+		t.Errorf("auth.options (-want +got):\n%s", diff)
+	}
+	if !strings.HasPrefix(server.Storage.DBURL, "postgres://server:password@postgresql:5432/notaryserver") {
+		t.Error("DB_URL beat the file")
+	}
+
+	signer, r := config.LoadSigner(filepath.Join(dir, "signer-config.postgres.json"), env)
+	wantClean(t, r)
+	if len(r.Warnings) > 0 {
+		t.Errorf("warnings: %q", r.Warnings)
+	}
+	pass, err := signer.Passphrases.Passphrase(signer.Storage.DefaultAlias)
+	if err != nil || pass != "Ab3dEf9h" {
+		t.Errorf("passphrase %q, %v", pass, err)
+	}
+}
