@@ -23,8 +23,9 @@ type Envelope struct {
 	Expires    time.Time
 	Signatures []Signature
 
-	signed    json.RawMessage // the signed part as received
-	canonical []byte          // its canonical form, made once by the first Verify
+	members   map[string][]byte // of the signed part, those that a role knows; nil if there is none
+	canonical []byte            // the signed part in canonical form
+	noForm    error             // why it has no canonical form
 }
 
 // A Signature is one signature over the canonical form of the signed part.
