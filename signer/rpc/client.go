@@ -153,6 +153,9 @@ func (c *Client) Key(ctx context.Context, gun tuf.GUN, role tuf.RoleName, id tuf
 		return tuf.Key{}, err
 	}
 	k, err := keyOf(r.GetKeyInfo(), r.GetPublicKey())
+	if err == nil && k.ID() != id {
+		err = fmt.Errorf("it answered with key %s instead of %s", k.ID(), id)
+	}
 	if err != nil {
 		return tuf.Key{}, fmt.Errorf("%s: %w", doing, err)
 	}
@@ -214,7 +217,11 @@ func (c *Client) call(ctx context.Context, doing string, rpc func(context.Contex
 	defer cancel()
 	pause := firstPause
 	for attempt := 1; ; attempt++ {
-		c.awaitReady(patient)
+		if !c.awaitReady(patient) && c.conn.GetState() == connectivity.Connecting {
+			// The signer's host does not answer at all. An RPC would wait for
+			// it until its own deadline.
+			return fmt.Errorf("%s: %w: no connection yet", doing, storage.ErrUnavailable)
+		}
 		err := rpc(ctx)
 		if status.Code(err) != codes.Unavailable || attempt == maxAttempts || patient.Err() != nil {
 			return errorOf(doing, err)
@@ -227,19 +234,22 @@ func (c *Client) call(ctx context.Context, doing string, rpc func(context.Contex
 	}
 }
 
-// awaitReady returns when the connection is ready or ctx is done. An RPC on a
-// connection that is not ready fails at once and says why.
-func (c *Client) awaitReady(ctx context.Context) {
+// awaitReady waits until the connection is ready, and reports whether it is.
+// Where it is not because an attempt to connect has failed, an RPC fails at
+// once and says why.
+func (c *Client) awaitReady(ctx context.Context) bool {
 	for {
 		state := c.conn.GetState()
 		switch state {
-		case connectivity.Ready, connectivity.Shutdown:
-			return
+		case connectivity.Ready:
+			return true
+		case connectivity.Shutdown:
+			return false
 		case connectivity.Idle:
 			c.conn.Connect()
 		}
 		if !c.conn.WaitForStateChange(ctx, state) {
-			return
+			return false
 		}
 	}
 }
