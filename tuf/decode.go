@@ -92,7 +92,10 @@ func readBool(r *cjson.Reader) error {
 	return err
 }
 
-func readBytes(r *cjson.Reader) ([]byte, error) {
+func readBytes(r *cjson.Reader) ([]byte, error) { return appendBase64(nil, r) }
+
+// appendBase64 decodes a byte string behind dst. For null it returns nil.
+func appendBase64(dst []byte, r *cjson.Reader) ([]byte, error) {
 	if readNull(r) {
 		return nil, nil
 	}
@@ -103,9 +106,10 @@ func readBytes(r *cjson.Reader) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := make([]byte, base64.StdEncoding.DecodedLen(len(text)))
-	n, err := base64.StdEncoding.Decode(b, text)
-	return b[:n], err
+	if dst == nil {
+		dst = []byte{} // what is empty is not null
+	}
+	return base64.StdEncoding.AppendDecode(dst, text)
 }
 
 func readSignatures(r *cjson.Reader) ([]Signature, error) {
@@ -264,26 +268,35 @@ func readFiles[N ~string](r *cjson.Reader) (map[N]FileMeta, error) {
 	files := make(map[N]FileMeta)
 	err := readObject(r, func(name []byte) error {
 		m, err := readFileMeta(r)
+		m.Custom = bytes.Clone(m.Custom) // not to keep the whole file
 		files[N(name)] = m
 		return err
 	})
 	return files, err
 }
 
-func readFileMeta(r *cjson.Reader) (m FileMeta, err error) {
+// checkFiles does what readFiles does, but keeps nothing.
+func checkFiles(r *cjson.Reader) error {
+	return readObject(r, func([]byte) error {
+		_, err := readFileMetaWith(r, checkHashes)
+		return err
+	})
+}
+
+func readFileMeta(r *cjson.Reader) (m FileMeta, err error) { return readFileMetaWith(r, readHashes) }
+
+func readFileMetaWith(r *cjson.Reader, hashes func(*cjson.Reader) (Hashes, error)) (m FileMeta, err error) {
 	err = readObject(r, func(name []byte) (err error) {
 		switch string(name) {
 		case "length":
 			m.Length, err = readInt(r)
 		case "hashes":
-			m.Hashes, err = readHashes(r)
+			m.Hashes, err = hashes(r)
 		case "custom":
 			if readNull(r) {
 				return nil
 			}
-			var raw []byte
-			raw, err = r.Skip()
-			m.Custom = bytes.Clone(raw)
+			m.Custom, err = r.Skip()
 		default:
 			return readUnknown(r, name, "length", "hashes", "custom")
 		}
@@ -296,11 +309,19 @@ func readHashes(r *cjson.Reader) (Hashes, error) {
 	if readNull(r) {
 		return nil, nil
 	}
-	hashes := make(Hashes, 2)
+	hashes := make(Hashes, len(supportedHashes))
 	err := readObject(r, func(algorithm []byte) error {
 		h, err := readBytes(r)
 		hashes[string(algorithm)] = h
 		return err
 	})
 	return hashes, err
+}
+
+func checkHashes(r *cjson.Reader) (Hashes, error) {
+	var buf [128]byte
+	return nil, readObject(r, func([]byte) error {
+		_, err := appendBase64(buf[:0], r)
+		return err
+	})
 }

@@ -28,7 +28,7 @@ func ParseEnvelope(data []byte) (*Envelope, error) {
 	err := readObject(r, func(name []byte) (err error) {
 		switch string(name) {
 		case "signed":
-			return e.readSigned(r, len(data))
+			return e.readSigned(r)
 		case "signatures":
 			e.Signatures, err = readSignatures(r)
 			return err
@@ -57,8 +57,7 @@ func (e *Envelope) Canonical() ([]byte, error) {
 	return e.canonical, nil
 }
 
-// readSigned reads the signed part of a file of that size.
-func (e *Envelope) readSigned(r *cjson.Reader, size int) error {
+func (e *Envelope) readSigned(r *cjson.Reader) error {
 	if readNull(r) {
 		return nil
 	}
@@ -67,7 +66,7 @@ func (e *Envelope) readSigned(r *cjson.Reader, size int) error {
 	}
 	e.members = make(map[string][]byte, len(signedMembers))
 	var alias, err error
-	e.canonical, err = r.Canonical(make([]byte, 0, size), func(name, value []byte) {
+	e.canonical, err = r.Canonical(func(name, value []byte) {
 		for _, known := range signedMembers {
 			if string(name) == known {
 				e.members[known] = value

@@ -73,13 +73,15 @@ type Root struct {
 }
 
 // Targets is the signed part of targets.json or of a delegation. What the
-// files listed in it are is the clients' affair; only their form is checked.
+// files listed in it are is the clients' affair: their form has been checked,
+// but they are decoded only by [Targets.Files].
 type Targets struct {
 	Name        RoleName
 	Version     Version
 	Expires     time.Time
-	Targets     map[string]FileMeta
 	Delegations Delegations
+
+	files []byte // as received; nil if the member is missing
 }
 
 // Delegations are the roles to which a targets file delegates, in order of

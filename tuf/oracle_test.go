@@ -50,3 +50,13 @@ func TestValidRepository(t *testing.T) {
 	repo.Rotate("root")
 	_ = up
 }
+
+func oracleKeys(a tuf.Authority) map[string]data.PublicKey {
+	keys := make(map[string]data.PublicKey)
+	for _, id := range a.KeyIDs {
+		if k, ok := a.Keys[id]; ok {
+			keys[string(id)] = data.NewPublicKey(k.Type, k.Public)
+		}
+	}
+	return keys
+}

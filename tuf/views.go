@@ -3,6 +3,8 @@ package tuf
 import (
 	"fmt"
 	"slices"
+
+	"countersign/tuf/cjson"
 )
 
 // Names of the hashes that every file is checked with.
@@ -94,6 +96,7 @@ func authority(role Role, keys map[KeyID]Key) Authority {
 // each role it delegates to is a direct child whose keys are there.
 func (e *Envelope) Targets(name RoleName) (*Targets, error) {
 	if name != RoleTargets && !name.IsDelegation() {
+		//lint:ignore ST1005 upstream's text
 		return nil, fmt.Errorf("tuf: invalid role %s.", name)
 	}
 	version, err := e.header(name, "Targets", "one")
@@ -102,7 +105,8 @@ func (e *Envelope) Targets(name RoleName) (*Targets, error) {
 	}
 	t := &Targets{Name: name, Version: version, Expires: e.Expires}
 	if r := e.member("targets"); r != nil {
-		if t.Targets, err = readFiles[string](r); err != nil {
+		t.files = e.members["targets"]
+		if err := checkFiles(r); err != nil {
 			return nil, invalid(name, "targets: %w", err)
 		}
 	}
@@ -120,6 +124,16 @@ func (e *Envelope) Targets(name RoleName) (*Targets, error) {
 		}
 	}
 	return t, nil
+}
+
+// Files decodes the files that t lists, by name.
+func (t *Targets) Files() map[string]FileMeta {
+	if t.files == nil {
+		return map[string]FileMeta{}
+	}
+	// It has been read once, so there is no error.
+	files, _ := readFiles[string](cjson.NewReader(t.files))
+	return files
 }
 
 // Delegation returns who must sign the file of a direct child. It reports false

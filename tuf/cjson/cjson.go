@@ -43,11 +43,12 @@ type NumberError struct{ msg string }
 
 func (e *NumberError) Error() string { return e.msg }
 
-// Canonicalize returns the canonical form of one JSON value. The error is a
-// [*SyntaxError], or a [*NumberError] if nothing else is wrong.
+// Canonicalize returns the canonical form of one JSON value: raw itself, or a
+// part of it, if it stands in that form already. The error is a [*SyntaxError],
+// or a [*NumberError] if nothing else is wrong.
 func Canonicalize(raw []byte) ([]byte, error) {
 	r := NewReader(raw)
-	out, err := r.Canonical(make([]byte, 0, len(raw)), nil)
+	out, err := r.Canonical(nil)
 	if _, number := err.(*NumberError); err != nil && !number {
 		return nil, err
 	}
@@ -73,15 +74,25 @@ func AppendString(dst []byte, s string) []byte {
 	return append(dst, '"')
 }
 
-// Canonical appends the canonical form of the next value to dst. If the value
-// is an object and visit is not nil, visit gets each member of it in the order
-// read: the name, and the value as it stands in the input; it must change
-// neither.
+// Canonical reads a value and returns its canonical form, which may be a part
+// of the input. If the value is an object and visit is not nil, visit gets each
+// member of it: the name, and the value as it stands in the input; it must
+// change neither, and may be told of a member twice.
 //
 // After a [*NumberError] the reader stands behind the value like after success,
 // and the rest of the input can be read.
-func (r *Reader) Canonical(dst []byte, visit func(name, value []byte)) ([]byte, error) {
+func (r *Reader) Canonical(visit func(name, value []byte)) ([]byte, error) {
+	r.space()
+	// Files of real clients are in canonical form already, so nothing is
+	// copied. It is tried once for the whole value: nested tries would let a
+	// hostile file be read once for each level.
+	if end := canonicalEnd(r.data, r.pos, r.depth, visit); end >= 0 {
+		from := r.pos
+		r.pos = end
+		return r.data[from:end:end], nil
+	}
 	r.number = nil
+	dst := make([]byte, 0, len(r.data)-r.pos)
 	var err error
 	if r.Kind() == Object {
 		dst, err = r.appendObject(dst, visit)
@@ -155,8 +166,7 @@ type member struct{ start, nameEnd, end int }
 func (m member) name(out []byte) []byte { return out[m.start+1 : m.nameEnd-1] }
 
 // appendObject writes the members in the order in which they come, and moves
-// them only if that was not the canonical one: files of real clients are sorted
-// already.
+// them if that was not the canonical one.
 func (r *Reader) appendObject(dst []byte, visit func(name, value []byte)) ([]byte, error) {
 	if err := r.open('{'); err != nil {
 		return dst, err

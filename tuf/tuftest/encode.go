@@ -51,7 +51,7 @@ func encodeRoot(r *tuf.Root) any {
 	}{"Root", false, r.Expires, encodeKeys(r.Keys), r.Roles, r.Version}
 }
 
-func encodeTargets(t *tuf.Targets) any {
+func encodeTargets(t *Targets) any {
 	d := delegationsJSON{Keys: encodeKeys(t.Delegations.Keys)}
 	if t.Delegations.Roles != nil {
 		d.Roles = make([]delegationJSON, 0, len(t.Delegations.Roles))

@@ -53,6 +53,15 @@ const (
 	timestampLife = 14 * day
 )
 
+// Targets is the content of a targets file or a delegation.
+type Targets struct {
+	Name        tuf.RoleName
+	Version     tuf.Version
+	Expires     time.Time
+	Targets     map[string]tuf.FileMeta
+	Delegations tuf.Delegations
+}
+
 // A Repo is a repository in the hands of a client. It is not safe for use by
 // several goroutines.
 type Repo struct {
@@ -60,9 +69,9 @@ type Repo struct {
 	Now time.Time
 
 	Root      *tuf.Root
-	Targets   map[tuf.RoleName]*tuf.Targets // targets and delegations
-	Snapshot  *tuf.Snapshot                 // nil if the server makes it; its Meta is filled in when it is signed
-	Timestamp *tuf.Timestamp                // like Snapshot
+	Targets   map[tuf.RoleName]*Targets // targets and delegations
+	Snapshot  *tuf.Snapshot             // nil if the server makes it; its Meta is filled in when it is signed
+	Timestamp *tuf.Timestamp            // like Snapshot
 
 	// Keys are those that sign a role. Those that may are in Root and Targets.
 	Keys map[tuf.RoleName][]*Key
@@ -101,7 +110,7 @@ func New(tb testing.TB, gun tuf.GUN, opts Options) *Repo {
 			Version: 1, Expires: opts.Now.Add(rootLife),
 			Keys: map[tuf.KeyID]tuf.Key{}, Roles: map[tuf.RoleName]tuf.Role{},
 		},
-		Targets: map[tuf.RoleName]*tuf.Targets{},
+		Targets: map[tuf.RoleName]*Targets{},
 		Keys:    map[tuf.RoleName][]*Key{},
 		Edit:    map[tuf.RoleName]func(map[string]any){},
 		Signed:  map[tuf.RoleName][]byte{},
@@ -210,14 +219,14 @@ func (r *Repo) Rotate(role tuf.RoleName) *Key {
 }
 
 func (r *Repo) addTargets(name tuf.RoleName) {
-	r.Targets[name] = &tuf.Targets{
+	r.Targets[name] = &Targets{
 		Name: name, Version: 1, Expires: r.Now.Add(targetsLife),
 		Targets:     map[string]tuf.FileMeta{},
 		Delegations: tuf.Delegations{Keys: map[tuf.KeyID]tuf.Key{}, Roles: []tuf.Delegation{}},
 	}
 }
 
-func (r *Repo) parent(role tuf.RoleName) *tuf.Targets {
+func (r *Repo) parent(role tuf.RoleName) *Targets {
 	r.tb.Helper()
 	t := r.Targets[role.Parent()]
 	if t == nil {
@@ -369,15 +378,16 @@ func (r *Repo) content(role tuf.RoleName) []byte {
 	}
 	raw, err := json.Marshal(v)
 	must(r.tb, err)
+	// Once through a map: that sorts the members, as the clients do.
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.UseNumber()
+	signed := map[string]any{}
+	must(r.tb, d.Decode(&signed))
 	if edit := r.Edit[role]; edit != nil {
-		d := json.NewDecoder(bytes.NewReader(raw))
-		d.UseNumber()
-		signed := map[string]any{}
-		must(r.tb, d.Decode(&signed))
 		edit(signed)
-		raw, err = json.Marshal(signed)
-		must(r.tb, err)
 	}
+	raw, err = json.Marshal(signed)
+	must(r.tb, err)
 	return raw
 }
 
