@@ -1,0 +1,222 @@
+package publish
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"countersign/storage"
+	"countersign/tuf"
+)
+
+// A look is what must still be found out about stored files that stay.
+type look struct {
+	signed []tuf.RoleName // are they signed by the keys that their parent lists now?
+	hashed []tuf.RoleName // are they what the uploaded snapshot says?
+}
+
+// namesAfter goes through the files that the new snapshot names and that are
+// not uploaded. It returns what a snapshot made by the server must say, and
+// which files must be looked at before that can be said of all of them.
+func (c *check) namesAfter() (map[tuf.RoleName]tuf.FileMeta, look, error) {
+	if c.up.snapshot != nil {
+		l, err := c.namesOfClient()
+		return nil, l, err
+	}
+	if c.base == nil && c.up.files[tuf.RoleTargets] == nil {
+		return nil, look{}, reject(KindValidation, "targets must be loaded first")
+	}
+	meta := map[tuf.RoleName]tuf.FileMeta{}
+	if c.base != nil {
+		for role, m := range c.base.Snapshot.Meta {
+			// Nothing else can be a file; no client looks at it.
+			if role == tuf.RoleRoot || role == tuf.RoleTargets || role.IsDelegation() {
+				meta[role] = m
+			}
+		}
+	}
+	for role, f := range c.up.files {
+		meta[role] = tuf.MetaOf(f.data)
+	}
+	var l look
+	for _, role := range slices.SortedFunc(maps.Keys(meta), shallowFirst) {
+		if !role.IsDelegation() || c.up.files[role] != nil {
+			continue
+		}
+		switch c.fate(role, named(&tuf.Snapshot{Meta: meta}, role.Parent())) {
+		case dropped, orphaned, reborn:
+			// Shallow first: what stood below it is dropped in its turn.
+			delete(meta, role)
+		case rekeyed:
+			l.signed = append(l.signed, role)
+		}
+	}
+	return meta, l, nil
+}
+
+// A fate is what a publish does to a stored delegation that is not uploaded.
+type fate int
+
+const (
+	kept     fate = iota // by the same keys, or its parent is not touched
+	rekeyed              // its parent lists other keys or another threshold for it
+	dropped              // its parent lists it no longer
+	reborn               // its parent lists it, but did not before: the file is of an earlier life
+	orphaned             // its parent is not there, so that no client gets to it
+)
+
+func (c *check) fate(role tuf.RoleName, parentNamed bool) fate {
+	parent := role.Parent()
+	if !parentNamed {
+		return orphaned
+	}
+	now := c.after[parent]
+	if now == nil {
+		return kept
+	}
+	if !delegates(now, role) {
+		return dropped
+	}
+	if c.up.files[parent] == nil {
+		return kept
+	}
+	if !c.alive(role) {
+		return reborn
+	}
+	before := c.before[parent]
+	if before != nil && sameAuthority(before, now, role) {
+		return kept
+	}
+	return rekeyed
+}
+
+// sameAuthority compares keys by content: an ID alone is only what the file calls it.
+func sameAuthority(a, b *tuf.Targets, role tuf.RoleName) bool {
+	x, ok := a.Delegation(role)
+	y, ok2 := b.Delegation(role)
+	if !ok || !ok2 || x.Threshold != y.Threshold || len(x.Keys) != len(y.Keys) {
+		return false
+	}
+	for id, k := range x.Keys {
+		l, ok := y.Keys[id]
+		if !ok || k.Type != l.Type || !bytes.Equal(k.Public, l.Public) {
+			return false
+		}
+	}
+	return true
+}
+
+// namesOfClient checks an uploaded snapshot: what it names and what is not
+// uploaded must be the file of the current generation.
+func (c *check) namesOfClient() (look, error) {
+	var l look
+	after := c.up.snapshot
+	for _, role := range slices.SortedFunc(maps.Keys(after.Meta), shallowFirst) {
+		if c.up.files[role] != nil && role != tuf.RoleSnapshot {
+			continue
+		}
+		m := after.Meta[role]
+		same, err := c.sameFile(role, m)
+		if err != nil {
+			return l, err
+		}
+		if !same {
+			l.hashed = append(l.hashed, role)
+		}
+		if !role.IsDelegation() {
+			continue
+		}
+		switch c.fate(role, named(after, role.Parent())) {
+		case rekeyed, reborn:
+			l.signed = append(l.signed, role)
+		case dropped:
+			// Where upstream's server once dropped it, the clients' snapshots
+			// have carried it along since, and can do no other.
+			if c.alive(role) {
+				return l, reject(KindBadSnapshot, "it names %s, to which %s no longer delegates", role, role.Parent())
+			}
+		}
+		// An orphan stays: the client that removes a delegation does not
+		// remove what stood below it, and no reader gets there.
+	}
+	return l, nil
+}
+
+// sameFile compares what the uploaded snapshot says of a file that is not
+// uploaded with what the current one says. It returns false if they do not
+// contradict each other, but only the bytes can tell.
+func (c *check) sameFile(role tuf.RoleName, m tuf.FileMeta) (bool, error) {
+	if err := findable(role, m); err != nil {
+		return false, err
+	}
+	if c.base == nil || !named(c.base.Snapshot, role) {
+		return false, reject(KindBadSnapshot, "it names %.255s, which is neither uploaded nor stored on the server", role)
+	}
+	stored := c.base.Snapshot.Meta[role]
+	if !bytes.Equal(m.Hashes["sha256"], stored.Hashes["sha256"]) {
+		return false, reject(KindBadSnapshot, "it names another version of %.255s than the current one, without its being uploaded: "+
+			"sha256 %x instead of %x", role, cutBytes(m.Hashes["sha256"]), cutBytes(stored.Hashes["sha256"]))
+	}
+	return m.Length == stored.Length && bytes.Equal(m.Hashes["sha512"], stored.Hashes["sha512"]), nil
+}
+
+func cutBytes(b []byte) []byte { return b[:min(len(b), 32)] }
+
+// checkStored answers l. It costs a second read, in the rare case that keys of
+// a delegation change or a client counts in another way.
+func (p *Publisher) checkStored(ctx context.Context, c *check, l look) error {
+	if p.cfg.AllowUnvouched {
+		l.signed = nil
+	}
+	roles := slices.Concat(l.signed, l.hashed)
+	if len(roles) == 0 {
+		return nil
+	}
+	slices.Sort(roles)
+	gen, err := p.cfg.Store.Generation(ctx, c.gun, slices.Compact(roles)...)
+	switch {
+	case errors.Is(err, storage.ErrDamaged):
+		return p.damaged(ctx, c.gun, err)
+	case errors.Is(err, storage.ErrNotFound):
+		return errMoved // deleted in between
+	case err != nil:
+		return fmt.Errorf("loading delegations of %s: %w", c.gun, err)
+	case gen.Timestamp.Checksum != c.base.Timestamp.Checksum:
+		return errMoved
+	}
+	for _, role := range l.hashed {
+		f, ok := gen.Files[role]
+		if !ok {
+			return reject(KindBadSnapshot, "it names %.255s, which is not stored on the server", role)
+		}
+		if err := c.up.snapshot.Meta[role].Check(role, f.Data); err != nil {
+			return reject(KindBadSnapshot, "%v", err)
+		}
+	}
+	for _, role := range l.signed {
+		if err := c.stillSigned(gen, role); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stillSigned checks that the stored file of a delegation meets the entry that
+// its uploaded parent has for it.
+func (c *check) stillSigned(gen *storage.Generation, role tuf.RoleName) error {
+	env, err := storedFile(gen, role)
+	if err != nil {
+		return reject(KindBadTargets, "%v", err)
+	}
+	authority, ok := c.after[role.Parent()].Delegation(role)
+	if !ok { // it was listed when its fate was decided
+		return reject(KindBadTargets, "tuf: invalid role %s. delegation does not exist", role)
+	}
+	if err := env.Verify(role, authority); err != nil {
+		return unvouched(role, err)
+	}
+	return nil
+}
