@@ -1,0 +1,60 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+
+	"countersign/tuf"
+)
+
+// update publishes the files in the body, all or nothing. Success has no body.
+func (s *server) update(w http.ResponseWriter, q *request) error {
+	in := newIntake(q.Body, s.Limits.Body, &s.uploads)
+	defer in.release()
+	upload, err := readUpload(q.Header, q.ContentLength, in, s.Limits)
+	if err != nil {
+		return fmt.Errorf("reading the upload: %w", err)
+	}
+	if err := s.Publisher.Publish(q.Context(), q.gun, upload); err != nil {
+		return err
+	}
+	writeBody(w, http.StatusOK, plain, nil)
+	return nil
+}
+
+// delete removes all of a GUN. That there was nothing to remove is no error.
+func (s *server) delete(w http.ResponseWriter, q *request) error {
+	if _, err := s.Store.Delete(q.Context(), q.gun); err != nil {
+		return fmt.Errorf("deleting: %w", err)
+	}
+	writeBody(w, http.StatusOK, plain, nil)
+	return nil
+}
+
+// A publicKey is a key as clients expect it, in this order of members.
+type publicKey struct {
+	Type  string `json:"keytype"`
+	Value struct {
+		Public  []byte  `json:"public"`
+		Private *string `json:"private"` // always null
+	} `json:"keyval"`
+}
+
+// key answers with a public key for a server-managed role. The body of the
+// request is of no account.
+func (s *server) key(w http.ResponseWriter, q *request, get func(context.Context, tuf.GUN, tuf.RoleName) (tuf.Key, error)) error {
+	k, err := get(q.Context(), q.gun, tuf.RoleName(q.target.role))
+	if err != nil {
+		return fmt.Errorf("getting a %s key: %w", q.target.role, err)
+	}
+	var p publicKey
+	p.Type, p.Value.Public = k.Type, k.Public
+	body, err := json.Marshal(p)
+	if err != nil {
+		return fmt.Errorf("encoding a key: %w", err)
+	}
+	writeBody(w, http.StatusOK, plain, body)
+	return nil
+}
