@@ -12,7 +12,10 @@ import (
 	"strings"
 )
 
-const maxAge = 365 * 24 * 60 * 60 // seconds
+const (
+	maxAge   = 365 * 24 * 60 * 60 // seconds
+	maxAlias = 50                 // upstream's column
+)
 
 // LogLevels are the names of the levels, most severe first.
 var LogLevels = []string{"panic", "fatal", "error", "warn", "info", "debug", "trace"}
@@ -88,6 +91,9 @@ func (b *binder) checkAlias(cfg *Signer) {
 			`name the passphrase for new keys, for example "passwordalias1", and put the passphrase itself into the variable `+variable(b.prefix, "passwordalias1"))
 		return
 	}
+	if len(alias) > maxAlias {
+		b.fault("storage.default_alias", fmt.Sprintf("it is longer than the %d bytes that its column holds", maxAlias), "")
+	}
 	_, err := cfg.Passphrases.Passphrase(alias)
 	if file := variable(b.prefix, alias) + "_FILE"; err != nil && !errors.Is(err, ErrNoPassphrase) && b.env[file] != "" {
 		b.report.Faults = append(b.report.Faults, Fault{Key: file, Value: b.env[file], Problem: err.Error()})
@@ -117,7 +123,8 @@ func (b *binder) checkTrustService(ts *TrustService) {
 	switch ts.KeyAlgorithm {
 	case "ecdsa", "ed25519":
 	case "rsa":
-		b.warn("trust_service.key_algorithm", `signers make no RSA keys, so new repositories will fail; set it to "ecdsa"`)
+		b.warn("trust_service.key_algorithm", `signers make no RSA keys; "ecdsa" is used instead`)
+		ts.KeyAlgorithm = "ecdsa"
 	default:
 		b.fault("trust_service.key_algorithm", "invalid key algorithm configured", `set it to "ecdsa" or "ed25519"`)
 	}

@@ -76,8 +76,8 @@ type TrustService struct {
 	Hostname string `json:"hostname"`
 	Port     string `json:"port"`
 	// KeyAlgorithm is that of the keys that the signer makes: "ecdsa" or
-	// "ed25519". Required. "rsa" is accepted as upstream accepts it, but no
-	// signer makes RSA keys, so new repositories fail.
+	// "ed25519". Required. Upstream starts with "rsa" too, and then no key can
+	// be made; here it warns and means "ecdsa".
 	KeyAlgorithm string `json:"key_algorithm"`
 	// TLSCAFile holds the CAs that may have issued the signer's certificate, and
 	// no others may; without it the system's may.
@@ -226,8 +226,8 @@ type GRPCLimits struct {
 // SignerStorage is the section "storage" of trust-signer.
 type SignerStorage struct {
 	Storage
-	// DefaultAlias is the passphrase alias under which new keys are sealed.
-	// Required, unless the backend is "memory".
+	// DefaultAlias is the passphrase alias under which new keys are sealed, at
+	// most 50 bytes. Required, unless the backend is "memory".
 	DefaultAlias string `json:"default_alias"`
 	// PassphraseFiles names, per alias, a file that holds its passphrase. The
 	// variables NOTARY_SIGNER_<ALIAS> and NOTARY_SIGNER_<ALIAS>_FILE, with the

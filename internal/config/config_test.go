@@ -308,12 +308,15 @@ func TestRetiredKeysWarn(t *testing.T) {
 }
 
 func TestOtherWarnings(t *testing.T) {
-	_, r := loadServer(t, set(validServer(), "trust_service.key_algorithm", "rsa"),
+	cfg, r := loadServer(t, set(validServer(), "trust_service.key_algorithm", "rsa"),
 		"NOTARY_SERVER_STORAGE_DBURL=x", "NOTARY_SERVER_PORT=tcp://10.0.0.1:4443", "NOTARY_SERVER_SERVICE_HOST=10.0.0.1")
 	wantClean(t, r)
 	if len(r.Warnings) != 2 || !strings.Contains(r.Warnings[0], "RSA") ||
 		r.Warnings[1] != "the variable NOTARY_SERVER_STORAGE_DBURL is not used; did you mean NOTARY_SERVER_STORAGE_DB_URL?" {
 		t.Errorf("warnings: %q", r.Warnings)
+	}
+	if cfg.TrustService.KeyAlgorithm != "ecdsa" {
+		t.Errorf("the algorithm is %q", cfg.TrustService.KeyAlgorithm)
 	}
 }
 

@@ -29,6 +29,7 @@ func TestSignerFaults(t *testing.T) {
 		"the server's key":      {"server.http_addr", ":1", "", "no such setting"},
 		"a section of another":  {"trust_service.type", "remote", "trust_service", "no such setting"},
 		"no alias":              {"storage.default_alias", nil, "", "must provide a default alias for the key DB"},
+		"alias too long":        {"storage.default_alias", strings.Repeat("a", 51), "", "50 bytes"},
 		"MySQL":                 {"storage.backend", "mysql", "", "PostgreSQL"},
 		"passphrase file":       {"storage.passphrase_files", tree{"other": "no"}, "storage.passphrase_files.other", "no such file"},
 		"files not an object":   {"storage.passphrase_files", "x", "", "must be an object"},

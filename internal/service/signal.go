@@ -1,0 +1,56 @@
+package service
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"slices"
+	"syscall"
+)
+
+// WatchLevel makes the log one level more verbose for each SIGUSR1 and one less
+// for each SIGUSR2, until ctx ends, and says so on out in upstream's sentences.
+// It returns at once; from then on the signals no longer end the process.
+func WatchLevel(ctx context.Context, level *slog.LevelVar, out io.Writer) {
+	c := make(chan os.Signal, 8)
+	signal.Notify(c, syscall.SIGUSR1, syscall.SIGUSR2)
+	go func() {
+		defer signal.Stop(c)
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case s := <-c:
+				fmt.Fprintln(out, adjust(level, s == syscall.SIGUSR1))
+			}
+		}
+	}()
+}
+
+// adjust moves the level by one step between panic and debug; trace can only be
+// left.
+func adjust(level *slog.LevelVar, up bool) string {
+	name := levelName(level.Level())
+	i := slices.IndexFunc(levels, func(l struct {
+		name  string
+		level slog.Level
+	}) bool {
+		return l.name == name
+	})
+	debug := len(levels) - 2
+	switch {
+	case up && i >= debug:
+		return fmt.Sprintf("Attempt to increase log level failed, will remain at %s level, error: log level can not be set higher than Debug", name)
+	case !up && i == 0:
+		return fmt.Sprintf("Attempt to decrease log level failed, will remain at %s level, error: log level can not be set lower than Panic", name)
+	case up:
+		i++
+	default:
+		i--
+	}
+	level.Set(levels[i].level)
+	return "Successfully setting log level to " + levels[i].name
+}
