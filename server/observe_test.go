@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"regexp"
@@ -9,6 +10,7 @@ import (
 	"testing"
 
 	"countersign/server"
+	"countersign/storage"
 	"countersign/tuf"
 )
 
@@ -28,6 +30,18 @@ func TestRequestID(t *testing.T) {
 		if r := s.do(call{method: "GET", target: "/nothing", header: [][2]string{{"X-Request-Id", given}}}); r.header.Get("X-Request-Id") != given {
 			t.Errorf("given %q: %q", given, r.header.Get("X-Request-Id"))
 		}
+	}
+}
+
+// The context of what is done for a request knows its ID.
+func TestRequestIDInContext(t *testing.T) {
+	var id string
+	s := newStack(t, breakAll(func(ctx context.Context) error { id = server.RequestID(ctx); return storage.ErrNotFound }))
+	if r := s.get(app + "root.json"); id == "" || id != r.header.Get("X-Request-Id") {
+		t.Errorf("%q in the context, %q in the answer", id, r.header.Get("X-Request-Id"))
+	}
+	if id := server.RequestID(t.Context()); id != "" {
+		t.Errorf("%q without a request", id)
 	}
 }
 

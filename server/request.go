@@ -29,6 +29,15 @@ type request struct {
 // requestKey is where the context holds the *request.
 type requestKey struct{}
 
+// RequestID returns the ID of the request that ctx belongs to, or "": for what
+// is done and logged elsewhere on behalf of it.
+func RequestID(ctx context.Context) string {
+	if q, ok := ctx.Value(requestKey{}).(*request); ok {
+		return q.id
+	}
+	return ""
+}
+
 // requestIDHeader carries the request ID, in both directions.
 const requestIDHeader = "X-Request-Id"
 

@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,21 +26,24 @@ import (
 	"countersign/migrations"
 	"countersign/server"
 	"countersign/server/publish"
+	"countersign/signer"
+	"countersign/signer/seal"
 	"countersign/storage"
+	"countersign/storage/keydb"
 	"countersign/storage/metadb"
 	"countersign/storage/sqldb"
 	"countersign/tuf"
 	"countersign/tuf/tuftest"
 )
 
-// A stack is the server over a real store, real rules and a signer that keeps
-// its keys in memory.
+// A stack is the server over a real store, real rules and a real signer, in one
+// process.
 type stack struct {
 	t        *testing.T
 	handler  http.Handler
 	addr     string
 	store    storage.MetadataStore
-	signer   *memorySigner
+	signer   *keyService
 	registry *prometheus.Registry
 	log      *logBuffer
 	clock    *clock
@@ -56,7 +60,7 @@ func newStack(t *testing.T, edit func(*server.Config)) *stack {
 	if err := migrations.Apply(t.Context(), db, migrations.Server); err != nil {
 		t.Fatal(err)
 	}
-	s := &stack{t: t, store: metadb.New(db), signer: newMemorySigner(t), registry: prometheus.NewRegistry(), log: &logBuffer{}, clock: &clock{}}
+	s := &stack{t: t, store: metadb.New(db), signer: newKeyService(t, db), registry: prometheus.NewRegistry(), log: &logBuffer{}, clock: &clock{}}
 	p, err := publish.New(publish.Config{Store: s.store, Signer: s.signer, Now: s.clock.Now})
 	if err != nil {
 		t.Fatal(err)
@@ -208,75 +212,66 @@ func (s *stack) newRepo(gun tuf.GUN, delegations ...tuf.RoleName) *tuftest.Repo 
 	})
 }
 
-// A memorySigner is a key service that keeps private keys in memory.
-type memorySigner struct {
-	t    testing.TB
-	mu   sync.Mutex // guards what follows
-	keys map[tuf.KeyID]*tuftest.Key
-	used map[tuf.KeyID]bool
-	made map[string][]tuf.KeyID // by GUN and role
-	fail error                  // what every call returns
+// A keyService is the signer without the wire, until it is broken.
+type keyService struct {
+	*signer.Service
+	fail atomic.Pointer[error] // what every call then returns
 }
 
-func newMemorySigner(t testing.TB) *memorySigner {
-	return &memorySigner{t: t, keys: map[tuf.KeyID]*tuftest.Key{}, used: map[tuf.KeyID]bool{}, made: map[string][]tuf.KeyID{}}
-}
-
-func (m *memorySigner) breakWith(err error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.fail = err
-}
-
-func (m *memorySigner) CreateKey(_ context.Context, gun tuf.GUN, role tuf.RoleName, algorithm string) (tuf.Key, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.fail != nil {
-		return tuf.Key{}, m.fail
+func newKeyService(t *testing.T, db *sqldb.DB) *keyService {
+	t.Helper()
+	if err := migrations.Apply(t.Context(), db, migrations.Signer); err != nil {
+		t.Fatal(err)
 	}
-	owner := string(gun) + " " + string(role)
-	for _, id := range m.made[owner] {
-		if !m.used[id] {
-			return m.keys[id].Key, nil
-		}
-	}
-	k := tuftest.NewKey(m.t, algorithm)
-	m.keys[k.ID()] = k
-	m.made[owner] = append(m.made[owner], k.ID())
-	return k.Key, nil
-}
-
-func (m *memorySigner) find(gun tuf.GUN, role tuf.RoleName, id tuf.KeyID) (*tuftest.Key, error) {
-	switch {
-	case m.fail != nil:
-		return nil, m.fail
-	case m.keys[id] == nil:
-		return nil, fmt.Errorf("key %s: %w", id, storage.ErrNotFound)
-	case !slices.Contains(m.made[string(gun)+" "+string(role)], id):
-		return nil, storage.ErrKeyForbidden
-	}
-	return m.keys[id], nil
-}
-
-func (m *memorySigner) Key(_ context.Context, gun tuf.GUN, role tuf.RoleName, id tuf.KeyID) (tuf.Key, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	k, err := m.find(gun, role, id)
+	sealer, err := seal.New(seal.Config{Passphrase: func(string) (string, error) { return "correct horse", nil }, Iterations: seal.MinIterations})
 	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := signer.New(signer.Config{Store: keydb.New(db), Sealer: sealer, DefaultAlias: "alias", Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &keyService{Service: s}
+}
+
+// breakWith makes every call fail with err, or none if it is nil.
+func (k *keyService) breakWith(err error) {
+	if err == nil {
+		k.fail.Store(nil)
+		return
+	}
+	k.fail.Store(&err)
+}
+
+func (k *keyService) broken() error {
+	if err := k.fail.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+func (k *keyService) CreateKey(ctx context.Context, gun tuf.GUN, role tuf.RoleName, algorithm string) (tuf.Key, error) {
+	if err := k.broken(); err != nil {
 		return tuf.Key{}, err
 	}
-	return k.Key, nil
+	row, err := k.Service.CreateKey(ctx, gun, role, algorithm)
+	return tuf.Key{Type: row.Algorithm, Public: row.Public}, err
 }
 
-func (m *memorySigner) Sign(_ context.Context, gun tuf.GUN, role tuf.RoleName, id tuf.KeyID, content []byte) ([]byte, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	k, err := m.find(gun, role, id)
-	if err != nil {
+func (k *keyService) Key(ctx context.Context, gun tuf.GUN, role tuf.RoleName, id tuf.KeyID) (tuf.Key, error) {
+	if err := k.broken(); err != nil {
+		return tuf.Key{}, err
+	}
+	row, err := k.Service.Key(ctx, gun, role, id)
+	return tuf.Key{Type: row.Algorithm, Public: row.Public}, err
+}
+
+func (k *keyService) Sign(ctx context.Context, gun tuf.GUN, role tuf.RoleName, id tuf.KeyID, content []byte) ([]byte, error) {
+	if err := k.broken(); err != nil {
 		return nil, err
 	}
-	m.used[id] = true
-	return k.Sign(m.t, content).Sig, nil
+	_, sig, err := k.Service.Sign(ctx, gun, role, id, content)
+	return sig.Sig, err
 }
 
 // A clock is the time of day until it is set forward.
