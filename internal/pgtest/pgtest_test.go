@@ -69,3 +69,47 @@ func TestKill(t *testing.T) {
 		t.Errorf("after Resume: %v", err)
 	}
 }
+
+func TestProxy(t *testing.T) {
+	p, url := pgtest.NewProxy(t, pgtest.URL(t))
+	db, err := sql.Open("postgres", url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	db.SetMaxOpenConns(1)
+	conn, err := db.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := p.Requests()
+	if _, err := conn.ExecContext(t.Context(), "create table x (n int)"); err != nil {
+		t.Fatal(err)
+	}
+	if got := p.Requests() - before; got != 1 {
+		t.Errorf("%d requests, want 1", got)
+	}
+	conn.Close()
+	for fault, rows := range map[pgtest.Fault]string{pgtest.LoseRequest: "0", pgtest.LoseAnswer: "1"} {
+		one(t, url, "delete from x; select 'empty'")
+		if conn, err = db.Conn(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		p.Set(fault)
+		if _, err := conn.ExecContext(t.Context(), "insert into x values (1)"); err == nil {
+			t.Errorf("fault %d: no error", fault)
+		}
+		conn.Close()
+		if got := one(t, url, "select count(*)::text from x"); got != rows {
+			t.Errorf("fault %d: %s rows, want %s", fault, got, rows)
+		}
+	}
+	p.Set(pgtest.Refuse)
+	if err := db.PingContext(t.Context()); err == nil {
+		t.Error("refused, and yet there")
+	}
+	p.Set(pgtest.None)
+	if err := db.PingContext(t.Context()); err != nil {
+		t.Errorf("healed: %v", err)
+	}
+}

@@ -36,6 +36,7 @@ func typed(t testing.TB, driver, url string) func(testing.TB, string, ...any) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	db.SetMaxOpenConns(1)
 	t.Cleanup(func() { db.Close() })
 	return func(t testing.TB, statement string, args ...any) {
 		t.Helper()

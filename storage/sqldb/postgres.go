@@ -20,7 +20,7 @@ const (
 	// cancelGrace is how long a statement may go on after its context has
 	// ended. A server that lives answers the driver's cancel request at once;
 	// one that hangs is left by closing the socket.
-	cancelGrace = 2 * time.Second
+	cancelGrace = time.Second
 )
 
 // errConnect marks the errors of making a connection.
