@@ -1,13 +1,16 @@
 package signer_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -62,6 +65,12 @@ func dial(t testing.TB, pki, addr string) *rpc.Client {
 func serve(t testing.TB, keys rpc.KeyService, health func(context.Context) error) *rpc.Client {
 	t.Helper()
 	pki := newPKI(t)
+	return dial(t, pki, serveOn(t, pki, keys, health))
+}
+
+// serveOn is serve with the certificates of folder pki; it returns the address.
+func serveOn(t testing.TB, pki string, keys rpc.KeyService, health func(context.Context) error) string {
+	t.Helper()
 	s, err := rpc.NewServer(rpc.ServerConfig{Keys: keys, Health: health, TLS: loadPKI(t, pki, "signer").Signer(), Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
@@ -79,7 +88,7 @@ func serve(t testing.TB, keys rpc.KeyService, health func(context.Context) error
 			t.Errorf("serving: %v", err)
 		}
 	})
-	return dial(t, pki, lis.Addr().String())
+	return lis.Addr().String()
 }
 
 // healthy polls until the signer behind c says that it can work.
@@ -157,30 +166,30 @@ func TestOverTheWire(t *testing.T) {
 	})
 }
 
-// upstream runs upstream's signer on the database of url, and returns a client
-// of it.
-func upstream(t testing.TB, url string, env ...string) *rpc.Client {
+// freeAddr returns an address on which nothing listens.
+func freeAddr(t testing.TB) string {
 	t.Helper()
-	pki := newPKI(t)
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := lis.Addr().String()
-	lis.Close()
-	config, err := json.Marshal(map[string]any{
-		"server":  map[string]string{"grpc_addr": addr, "tls_cert_file": "signer.crt", "tls_key_file": "signer.key", "client_ca_file": "ca.crt"},
-		"storage": map[string]string{"backend": "postgres", "db_url": url, "default_alias": "main"},
-		"logging": map[string]string{"level": "error"},
-	})
+	defer lis.Close()
+	return lis.Addr().String()
+}
+
+// run runs one of upstream's programs with that configuration in folder pki.
+// The channel is closed if it ends.
+func run(t testing.TB, program, pki string, config map[string]map[string]string, env ...string) <-chan struct{} {
+	t.Helper()
+	raw, err := json.Marshal(config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(pki, "config.json")
-	if err := os.WriteFile(path, config, 0o600); err != nil {
+	path := filepath.Join(pki, program+".json")
+	if err := os.WriteFile(path, raw, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("notary-signer", "-config="+path)
+	cmd := exec.Command(program, "-config="+path)
 	cmd.Env = append(os.Environ(), env...)
 	cmd.Stdout, cmd.Stderr = t.Output(), t.Output()
 	if err := cmd.Start(); err != nil {
@@ -195,6 +204,19 @@ func upstream(t testing.TB, url string, env ...string) *rpc.Client {
 		cmd.Process.Kill()
 		<-dead
 	})
+	return dead
+}
+
+// upstream runs upstream's signer on the database of url, and returns a client
+// of it.
+func upstream(t testing.TB, url string, env ...string) *rpc.Client {
+	t.Helper()
+	pki, addr := newPKI(t), freeAddr(t)
+	dead := run(t, "notary-signer", pki, map[string]map[string]string{
+		"server":  {"grpc_addr": addr, "tls_cert_file": "signer.crt", "tls_key_file": "signer.key", "client_ca_file": "ca.crt"},
+		"storage": {"backend": "postgres", "db_url": url, "default_alias": "main"},
+		"logging": {"level": "error"},
+	}, env...)
 	c := dial(t, pki, addr)
 	healthy(t, c, dead)
 	return c
@@ -256,4 +278,67 @@ func TestUpstreamsSigner(t *testing.T) {
 	if _, err := theirs.Sign(t.Context(), gun, role, k.ID, nil); !errors.Is(err, storage.ErrNotFound) {
 		t.Errorf("a key that we have deleted: got %v", err)
 	}
+}
+
+// TestUpstreamsServer: upstream's server gets its keys from our signer, over
+// its own, older gRPC.
+func TestUpstreamsServer(t *testing.T) {
+	s := onSQLite(t)
+	pki := newPKI(t)
+	signerAddr := serveOn(t, pki, s, s.Health)
+	healthy(t, dial(t, pki, signerAddr), nil)
+	host, port, err := net.SplitHostPort(signerAddr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := freeAddr(t)
+	dead := run(t, "notary-server", pki, map[string]map[string]string{
+		"server": {"http_addr": addr},
+		"trust_service": {
+			"type": "remote", "hostname": host, "port": port, "key_algorithm": "ecdsa",
+			"tls_ca_file": "ca.crt", "tls_client_cert": "client.crt", "tls_client_key": "client.key",
+		},
+		"storage": {"backend": "memory"},
+		"logging": {"level": "error"},
+	})
+	want := s.create(t, tuf.KeyECDSA)
+	for deadline := time.Now().Add(30 * time.Second); ; {
+		status, body, err := get(t, "http://"+addr+"/v2/"+string(gun)+"/_trust/tuf/timestamp.key")
+		if err == nil {
+			var got struct {
+				KeyType string
+				KeyVal  struct{ Public []byte }
+			}
+			if err := json.Unmarshal(body, &got); status != http.StatusOK || err != nil {
+				t.Fatalf("got %d %s", status, body)
+			}
+			if got.KeyType != want.Algorithm || !bytes.Equal(got.KeyVal.Public, want.Public) {
+				t.Errorf("got %s, want key %s", body, want.ID)
+			}
+			break
+		}
+		select {
+		case <-dead:
+			t.Fatal("the server ended")
+		case <-time.After(20 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+}
+
+func get(t testing.TB, url string) (status int, body []byte, err error) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer resp.Body.Close()
+	body, err = io.ReadAll(resp.Body)
+	return resp.StatusCode, body, err
 }
