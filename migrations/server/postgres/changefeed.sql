@@ -3,7 +3,7 @@ create table changefeed (
     created_at timestamp default current_timestamp,
     gun        varchar(255) not null,
     version    integer not null,
-    sha256     char(64),
+    sha256     char(64) default null,
     category   varchar(20) not null default 'update' references change_category
 );
 create index idx_changefeed_gun on changefeed (gun);

@@ -7,7 +7,7 @@ create table tuf_files (
     role       varchar(255) not null,
     version    integer not null,
     data       bytea not null,
-    sha256     char(64),
+    sha256     char(64) default null,
     unique (gun, role, version)
 );
 create index tuf_files_sha256_idx on tuf_files (sha256);
