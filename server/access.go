@@ -31,8 +31,8 @@ type Challenger interface {
 	Challenge() string
 }
 
-// admit checks that the GUN is one that this server has. What it has not, for
-// either reason, is answered alike.
+// admit checks that the GUN is one that this server can have: a read of any
+// other finds nothing, and an upload is told why.
 func (s *server) admit(q *request) error {
 	if q.target.gun == "" {
 		return nil
@@ -42,11 +42,13 @@ func (s *server) admit(q *request) error {
 		q.gun = gun
 		return nil
 	}
-	switch {
-	case q.op != opUpdate:
-		return answerNoRoute
-	case err != nil:
+	switch update := q.op == opUpdate; {
+	case err != nil && update:
 		return answerInvalidGUN.with(because(err.Error()))
+	case err != nil:
+		return answerNotFound
+	case !update:
+		return answerNoRoute
 	}
 	return answerInvalidGUN.with(fmt.Sprintf("Require GUNs with prefix: %v", s.Prefixes))
 }

@@ -97,7 +97,9 @@ func (s *server) handle(op operation, h handler) http.Handler {
 		}
 		a := answerTo(q.op, err)
 		q.failure = err
-		if a.status >= http.StatusInternalServerError && !errors.Is(err, context.Canceled) {
+		// Nobody waits for the answer if the client has gone: that is no fault.
+		gone := errors.Is(err, context.Canceled) && errors.Is(r.Context().Err(), context.Canceled)
+		if a.status >= http.StatusInternalServerError && !gone {
 			s.Log.Error("request failed", s.attributes(q, slog.Any("error", err))...)
 		}
 		if c, ok := errors.AsType[Challenger](err); ok && a.status == http.StatusUnauthorized {

@@ -52,6 +52,12 @@ type stack struct {
 // newStack starts a server, whose configuration edit may change first.
 func newStack(t *testing.T, edit func(*server.Config)) *stack {
 	t.Helper()
+	return newStackWith(t, tuf.KeyECDSA, edit)
+}
+
+// newStackWith is newStack with keys of that type.
+func newStackWith(t *testing.T, algorithm string, edit func(*server.Config)) *stack {
+	t.Helper()
 	db, err := sqldb.Open(t.Context(), sqldb.Config{Backend: "sqlite3", URL: filepath.Join(t.TempDir(), "server.db")})
 	if err != nil {
 		t.Fatal(err)
@@ -61,7 +67,7 @@ func newStack(t *testing.T, edit func(*server.Config)) *stack {
 		t.Fatal(err)
 	}
 	s := &stack{t: t, store: metadb.New(db), signer: newKeyService(t, db), registry: prometheus.NewRegistry(), log: &logBuffer{}, clock: &clock{}}
-	p, err := publish.New(publish.Config{Store: s.store, Signer: s.signer, Now: s.clock.Now})
+	p, err := publish.New(publish.Config{Store: s.store, Signer: s.signer, KeyAlgorithm: algorithm, Now: s.clock.Now})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -169,16 +169,16 @@ func (s *signer) Sign(ctx context.Context, gun tuf.GUN, role tuf.RoleName, id tu
 }
 
 // openStore opens a fresh database of that backend.
-func openStore(t testing.TB, backend string, now func() time.Time) *metadb.Store {
+func openStore(t testing.TB, backend string, now func() time.Time) (db *sqldb.DB, url string) {
 	t.Helper()
-	url := filepath.Join(t.TempDir(), "server.db")
+	url = filepath.Join(t.TempDir(), "server.db")
 	if backend == "postgres" {
 		url = pgtest.URL(t)
 	}
-	return openURL(t, backend, url, now)
+	return openURL(t, backend, url, now), url
 }
 
-func openURL(t testing.TB, backend, url string, now func() time.Time) *metadb.Store {
+func openURL(t testing.TB, backend, url string, now func() time.Time) *sqldb.DB {
 	t.Helper()
 	db, err := sqldb.Open(t.Context(), sqldb.Config{Backend: backend, URL: url, Now: now})
 	if err != nil {
@@ -192,7 +192,7 @@ func openURL(t testing.TB, backend, url string, now func() time.Time) *metadb.St
 	if err := migrations.Apply(t.Context(), db, migrations.Server); err != nil {
 		t.Fatal(err)
 	}
-	return metadb.New(db)
+	return db
 }
 
 // bothBackends runs f on SQLite and on PostgreSQL.
@@ -206,9 +206,12 @@ func bothBackends(t *testing.T, f func(t *testing.T, backend string)) {
 type stack struct {
 	testing.TB
 	*publish.Publisher
-	store  storage.MetadataStore
-	signer *signer
-	clock  *clock
+	store   storage.MetadataStore
+	signer  *signer
+	clock   *clock
+	backend string
+	db      *sqldb.DB
+	url     string
 }
 
 // newStack makes a stack on SQLite; change may edit the configuration.
@@ -219,8 +222,9 @@ func newStack(t testing.TB, change ...func(*publish.Config)) *stack {
 
 func stackOn(t testing.TB, backend string, change ...func(*publish.Config)) *stack {
 	t.Helper()
-	s := &stack{TB: t, signer: newSigner(t), clock: newClock()}
-	s.store = openStore(t, backend, s.clock.Now)
+	s := &stack{TB: t, signer: newSigner(t), clock: newClock(), backend: backend}
+	s.db, s.url = openStore(t, backend, s.clock.Now)
+	s.store = metadb.New(s.db)
 	s.Publisher = s.newPublisher(change...)
 	return s
 }
@@ -241,6 +245,27 @@ func (s *stack) newPublisher(change ...func(*publish.Config)) *publish.Publisher
 		s.Fatal(err)
 	}
 	return p
+}
+
+// replica makes a Publisher of another process on the same database.
+func (s *stack) replica() *publish.Publisher {
+	s.Helper()
+	store := s.store
+	defer func() { s.store = store }()
+	return s.newPublisher(func(c *publish.Config) {
+		c.Store = metadb.New(openURL(s, s.backend, s.url, s.clock.Now))
+	})
+}
+
+// exec runs SQL that a person has typed.
+func (s *stack) exec(query string, args ...any) {
+	s.Helper()
+	if err := s.db.Tx(s.Context(), func(tx *sqldb.Tx) error {
+		_, err := tx.Exec(s.Context(), query, args...)
+		return err
+	}); err != nil {
+		s.Fatal(err)
+	}
 }
 
 // repo makes a repository of which the server signs the timestamp and, unless
@@ -358,4 +383,14 @@ func jsonSize(t testing.TB, v any) int {
 		t.Fatal(err)
 	}
 	return len(b)
+}
+
+// awaitQueue waits until n publishes of gun are under way or waiting in p.
+func (s *stack) awaitQueue(p *publish.Publisher, gun tuf.GUN, n int) {
+	s.Helper()
+	for deadline := time.Now().Add(20 * time.Second); p.Queue(gun) < n; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			s.Fatalf("%d in the queue, want %d", p.Queue(gun), n)
+		}
+	}
 }

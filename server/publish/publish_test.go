@@ -329,15 +329,18 @@ func (s *stack) storeDead(repo *tuftest.Repo) {
 	repo.Timestamp = nil
 }
 
-// force stores all files of repo as they are, unchecked.
-func (s *stack) force(repo *tuftest.Repo) {
+// force stores files of repo as they are, unchecked: all, or those of roles.
+func (s *stack) force(repo *tuftest.Repo, roles ...tuf.RoleName) {
 	s.Helper()
+	if len(roles) == 0 {
+		roles = repo.Roles()
+	}
 	set := storage.Set{GUN: repo.GUN}
 	gen, err := s.store.Generation(s.Context(), repo.GUN)
 	if err == nil {
 		set.Base = &gen.Timestamp.Checksum
 	}
-	for _, role := range repo.Roles() {
+	for _, role := range roles {
 		env, err := tuf.ParseEnvelope(repo.File(role))
 		if err != nil {
 			s.Fatal(err)
