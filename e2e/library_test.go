@@ -37,6 +37,7 @@ type answer struct {
 	method, path string
 	status       int // 0 when none came
 	body         string
+	retryAfter   string // the header
 	err          error
 }
 
@@ -75,7 +76,7 @@ func (r *recorder) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := r.next.RoundTrip(req)
 	a := answer{method: req.Method, path: req.URL.Path, err: err}
 	if err == nil {
-		a.status = resp.StatusCode
+		a.status, a.retryAfter = resp.StatusCode, resp.Header.Get("Retry-After")
 		if a.status >= 400 {
 			raw, readErr := io.ReadAll(resp.Body)
 			resp.Body.Close()

@@ -1,7 +1,6 @@
 package e2e_test
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -17,8 +16,7 @@ import (
 // programs is the directory that holds trust-server, trust-signer and trust-admin.
 var programs string
 
-// TestMain builds the programs, unless they are given, and stops the shared
-// PostgreSQL cluster at the end.
+// TestMain builds the programs, unless they are given.
 func TestMain(m *testing.M) {
 	// The client library logs what it also returns, and warns of each outage
 	// that a test makes.
@@ -42,7 +40,6 @@ func runAll(m *testing.M) (code int, err error) {
 			return 1, err
 		}
 	}
-	defer func() { err = errors.Join(err, stopShared()) }()
 	return m.Run(), nil
 }
 

@@ -1,10 +1,13 @@
 package e2e_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -252,4 +255,75 @@ func publishTogether(t *testing.T, s *stack, gun string, roles []string, n int, 
 		})
 	}
 	done.Wait()
+}
+
+// TestFortyUploads sends one and the same upload forty times at once, to two
+// servers: one is taken, and thirty-nine are told that it is too late.
+func TestFortyUploads(t *testing.T) {
+	for _, cfg := range []stackConfig{{backend: onPostgres, servers: 2}, {backend: onSQLite}} {
+		t.Run(string(cfg.backend), func(t *testing.T) {
+			t.Parallel()
+			s := newStack(t, cfg)
+			const gun, uploads = "e2e.example/race/forty", 40
+			p := s.newPublisher(t, 0, gun, newKeys())
+			p.initialize(t, true)
+			p.add(t, "targets", "v1")
+			body, ctype := p.capture(t)
+
+			answers := make(chan answer, uploads)
+			c := s.client()
+			for i := range uploads {
+				go func() { answers <- post(c, s.gunURL(i%cfg.servers, gun), ctype, body) }()
+			}
+			won := 0
+			for range uploads {
+				a := <-answers
+				if a.status == http.StatusOK {
+					won++
+				} else if a.status != http.StatusBadRequest || a.code() != "VERSION" {
+					t.Errorf("an upload is told %v, want 200 or 400 VERSION", a)
+				}
+			}
+			_, g := s.mustVerify(t, 0, gun, "targets")
+			if won != 1 || g.version("timestamp") != 2 || g.version("targets") != 3 {
+				t.Errorf("%d uploads won, timestamp %d, targets %d; want 1, 2 and 3", won, g.version("timestamp"), g.version("targets"))
+			}
+		})
+	}
+}
+
+// capture is the upload that a publish would send. The publish itself fails.
+func (p *publisher) capture(t *testing.T) (body []byte, ctype string) {
+	t.Helper()
+	real := p.rec.next
+	defer func() { p.rec.next = real }()
+	p.rec.next = roundTrip(func(req *http.Request) (*http.Response, error) {
+		if req.Method != http.MethodPost {
+			return real.RoundTrip(req)
+		}
+		var err error
+		if body, err = io.ReadAll(req.Body); err != nil {
+			return nil, err
+		}
+		ctype = req.Header.Get("Content-Type")
+		return nil, errors.New("captured")
+	})
+	if err := p.Publish(); err == nil || body == nil {
+		t.Fatalf("nothing was captured: %v", err)
+	}
+	return body, ctype
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
+func post(c *http.Client, url, ctype string, body []byte) answer {
+	resp, err := c.Post(url, ctype, bytes.NewReader(body))
+	if err != nil {
+		return answer{err: err}
+	}
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(resp.Body)
+	return answer{method: "POST", status: resp.StatusCode, body: strings.TrimSpace(string(raw)), err: err}
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +17,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"countersign/internal/pgtest"
 )
 
 // An impl says whose program it is.
@@ -46,19 +49,18 @@ const (
 type stackConfig struct {
 	server, signer impl
 	backend        backend
-	servers        int      // server processes on one database; 0 is 1
-	cluster        *cluster // nil is the shared one
+	servers        int             // server processes on one database; 0 is 1
+	cluster        *pgtest.Cluster // nil is the shared one
 }
 
 // A stack is a signer and one or more servers, as processes, over TLS.
 type stack struct {
-	t       testing.TB
-	cfg     stackConfig
-	dir     string
-	ca      *authority
-	cluster *cluster
+	t   testing.TB
+	cfg stackConfig
+	dir string
+	ca  *authority
 
-	serverDB, signerDB string // names of the PostgreSQL databases
+	serverDB, signerDB string // storage.db_url: PostgreSQL URLs or SQLite files
 	signerPort         int
 	serverPorts        []int
 	signer             *process
@@ -71,13 +73,11 @@ type stack struct {
 func newStack(t testing.TB, cfg stackConfig) *stack {
 	t.Helper()
 	s := &stack{t: t, cfg: cfg.withDefaults(t), dir: t.TempDir()}
+	s.createDatabases() // before close, so that the programs end before their databases go
 	t.Cleanup(s.close)
 	s.ca = newAuthority(t, s.dir)
 	for _, name := range []string{"server", "signer", "client"} {
 		s.ca.issue(t, name)
-	}
-	if s.cfg.backend == onPostgres {
-		s.createDatabases()
 	}
 	s.signerPort = port(t)
 	s.writeSignerConfig()
@@ -120,25 +120,18 @@ func port(t testing.TB) int {
 
 func (s *stack) createDatabases() {
 	s.t.Helper()
-	if s.cluster = s.cfg.cluster; s.cluster == nil {
-		s.cluster = sharedCluster(s.t)
+	if s.cfg.backend == onSQLite {
+		s.serverDB, s.signerDB = filepath.Join(s.dir, "server.db"), filepath.Join(s.dir, "signer.db")
+		return
 	}
-	s.serverDB, s.signerDB = s.cluster.database(s.t, "server"), s.cluster.database(s.t, "signer")
+	s.serverDB, s.signerDB = newDatabase(s.t, s.cfg.cluster), newDatabase(s.t, s.cfg.cluster)
 	// Ours make their tables at the start. Upstream's never do.
 	if s.cfg.server == upstream {
-		s.cluster.migrateUpstream(s.t, s.serverDB, "server")
+		migrateUpstream(s.t, s.serverDB, "server")
 	}
 	if s.cfg.signer == upstream {
-		s.cluster.migrateUpstream(s.t, s.signerDB, "signer")
+		migrateUpstream(s.t, s.signerDB, "signer")
 	}
-}
-
-// dbURL is storage.db_url for one of the two databases.
-func (s *stack) dbURL(database, file string) string {
-	if s.cfg.backend == onSQLite {
-		return filepath.Join(s.dir, file)
-	}
-	return s.cluster.url(database)
 }
 
 type object = map[string]any
@@ -149,7 +142,7 @@ func (s *stack) writeSignerConfig() {
 		"server": object{
 			"grpc_addr": s.signerAddr(), "tls_cert_file": "signer.crt", "tls_key_file": "signer.key", "client_ca_file": "ca.crt",
 		},
-		"storage": object{"backend": s.cfg.backend, "db_url": s.dbURL(s.signerDB, "signer.db"), "default_alias": signerAlias},
+		"storage": object{"backend": s.cfg.backend, "db_url": s.signerDB, "default_alias": signerAlias},
 		"logging": object{"level": "info"},
 	})
 }
@@ -162,7 +155,7 @@ func (s *stack) writeServerConfig(i int) {
 			"type": "remote", "hostname": "localhost", "port": strconv.Itoa(s.signerPort), "key_algorithm": "ecdsa",
 			"tls_ca_file": "ca.crt", "tls_client_cert": "client.crt", "tls_client_key": "client.key",
 		},
-		"storage": object{"backend": s.cfg.backend, "db_url": s.dbURL(s.serverDB, "server.db")},
+		"storage": object{"backend": s.cfg.backend, "db_url": s.serverDB},
 		"logging": object{"level": "info"},
 	})
 }
@@ -280,11 +273,7 @@ func (s *stack) inspectLog(p *process) {
 	if err != nil {
 		s.t.Error(err)
 	}
-	words := []string{"panic", "fatal error:", "DATA RACE", "goroutine 1 [", signerPassphrase, "PRIVATE KEY"}
-	if s.cluster != nil {
-		words = append(words, s.cluster.password)
-	}
-	for _, word := range words {
+	for _, word := range []string{"panic", "fatal error:", "DATA RACE", signerPassphrase, pgtest.Password, url.QueryEscape(pgtest.Password), "PRIVATE KEY"} {
 		if bytes.Contains(raw, []byte(word)) {
 			s.t.Errorf("the log of %s holds %q", p.name, word)
 		}
@@ -312,26 +301,16 @@ func (s *stack) client() *http.Client {
 }
 
 // get fetches a URL and returns its status and body.
-func get(t testing.TB, c *http.Client, url string) (int, []byte) {
+func get(t testing.TB, c *http.Client, address string) (int, []byte) {
 	t.Helper()
-	resp, err := c.Get(url)
+	resp, err := c.Get(address)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
-		t.Fatalf("GET %s: %v", url, err)
+		t.Fatalf("GET %s: %v", address, err)
 	}
 	return resp.StatusCode, body
-}
-
-// sql runs a statement by psql on the server's or the signer's database.
-func (s *stack) sql(database, statement string) string {
-	s.t.Helper()
-	out, err := s.cluster.query(database, statement)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	return out
 }
