@@ -124,7 +124,7 @@ func (e *Envelope) header(role RoleName, typ, low string) (Version, error) {
 	case e.canonical == nil:
 		return 0, invalid(role, "%s file contained an empty payload", role)
 	case e.Type != typ:
-		return 0, invalid(role, "expected type %s, not %s", typ, e.Type)
+		return 0, invalid(role, "expected type %s, not %.80s", typ, e.Type)
 	case e.Version < 1:
 		return 0, invalid(role, "version cannot be less than %s", low)
 	case e.Version > int64(MaxVersion):

@@ -37,7 +37,7 @@ func (m FileMeta) Check(name RoleName, data []byte) error {
 			continue
 		}
 		if subtle.ConstantTimeCompare(h.sum(data), want) == 0 {
-			return fmt.Errorf("%s checksum for %s did not match: expected %x", h.name, name, want)
+			return fmt.Errorf("%s checksum for %s did not match: expected %.64x", h.name, name, want)
 		}
 		checked++
 	}

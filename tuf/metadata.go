@@ -31,7 +31,7 @@ type Envelope struct {
 // A Signature is one signature over the canonical form of the signed part.
 type Signature struct {
 	KeyID  KeyID  `json:"keyid"`
-	Method string `json:"method"`
+	Method string `json:"method"` // in lower case once it is parsed
 	Sig    []byte `json:"sig"`
 }
 
