@@ -77,7 +77,7 @@ func (c *check) fate(role tuf.RoleName, parentNamed bool) fate {
 	if now == nil {
 		return kept
 	}
-	if !delegates(now, role) {
+	if !now.delegates(role) {
 		return dropped
 	}
 	if c.up.files[parent] == nil {
@@ -87,26 +87,50 @@ func (c *check) fate(role tuf.RoleName, parentNamed bool) fate {
 		return reborn
 	}
 	before := c.before[parent]
-	if before != nil && sameAuthority(before, now, role) {
+	if before != nil && sameEntry(before, now, role) {
 		return kept
 	}
 	return rekeyed
 }
 
-// sameAuthority compares keys by content: an ID alone is only what the file calls it.
-func sameAuthority(a, b *tuf.Targets, role tuf.RoleName) bool {
-	x, ok := a.Delegation(role)
-	y, ok2 := b.Delegation(role)
-	if !ok || !ok2 || x.Threshold != y.Threshold || len(x.Keys) != len(y.Keys) {
-		return false
-	}
-	for id, k := range x.Keys {
-		l, ok := y.Keys[id]
-		if !ok || k.Type != l.Type || !bytes.Equal(k.Public, l.Public) {
-			return false
+// A parent is a targets file, with its delegations indexed: a publish asks for
+// each of them, and there may be thousands.
+type parent struct {
+	*tuf.Targets
+	index map[tuf.RoleName]int
+}
+
+func newParent(t *tuf.Targets) *parent {
+	p := &parent{t, make(map[tuf.RoleName]int, len(t.Delegations.Roles))}
+	for i, d := range t.Delegations.Roles {
+		if _, ok := p.index[d.Name]; !ok { // of several entries the first counts
+			p.index[d.Name] = i
 		}
 	}
-	return true
+	return p
+}
+
+func (p *parent) delegates(role tuf.RoleName) bool {
+	_, ok := p.index[role]
+	return ok
+}
+
+// sameEntry reports whether x and y let the same keys sign role. It compares
+// their content: an ID is only what the file calls a key.
+func sameEntry(x, y *parent, role tuf.RoleName) bool {
+	i, ok := x.index[role]
+	j, ok2 := y.index[role]
+	if !ok || !ok2 {
+		return false
+	}
+	a, b := x.Delegations.Roles[i], y.Delegations.Roles[j]
+	if a.Threshold != b.Threshold || !slices.Equal(a.KeyIDs, b.KeyIDs) {
+		return false // in another order: then the file is looked at, and found good
+	}
+	return !slices.ContainsFunc(a.KeyIDs, func(id tuf.KeyID) bool {
+		k, l := x.Delegations.Keys[id], y.Delegations.Keys[id]
+		return k.Type != l.Type || !bytes.Equal(k.Public, l.Public)
+	})
 }
 
 // namesOfClient checks an uploaded snapshot: what it names and what is not

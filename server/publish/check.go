@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"countersign/storage"
@@ -44,10 +43,10 @@ type check struct {
 	// after holds the targets files of the repository as it will be, so far as
 	// they are known: uploaded, or stored ancestors of what is uploaded. Each
 	// has been verified against its parent.
-	after map[tuf.RoleName]*tuf.Targets
+	after map[tuf.RoleName]*parent
 	// before holds the stored files that are replaced by uploaded ones, so far
 	// as they were read. They serve to see what changes; nothing trusts them.
-	before map[tuf.RoleName]*tuf.Targets
+	before map[tuf.RoleName]*parent
 }
 
 // check holds u to every rule. base is the current generation with the roles
@@ -57,8 +56,8 @@ type check struct {
 func (p *Publisher) check(ctx context.Context, gun tuf.GUN, u *upload, base *storage.Generation, now time.Time) (*checked, error) {
 	c := &check{
 		gun: gun, now: now, up: u, base: base,
-		after:  map[tuf.RoleName]*tuf.Targets{},
-		before: map[tuf.RoleName]*tuf.Targets{},
+		after:  map[tuf.RoleName]*parent{},
+		before: map[tuf.RoleName]*parent{},
 	}
 	if base != nil {
 		if err := c.loadBase(); err != nil {
@@ -123,7 +122,7 @@ func (c *check) loadBase() error {
 		// If it cannot be read, its children are looked at as if it had named none.
 		if env, err := tuf.ParseEnvelope(f.Data); err == nil {
 			if t, err := env.Targets(role); err == nil {
-				c.before[role] = t
+				c.before[role] = newParent(t)
 			}
 		}
 	}
@@ -213,6 +212,14 @@ func (c *check) checkRoot() error {
 	if c.up.raced && c.prev != nil && f.env.Version <= int64(c.prev.Version) {
 		return c.conflict(tuf.RoleRoot)
 	}
+	// VerifyRoot asks the same, but of a root whose structure is sound already.
+	current := int64(1)
+	if c.prev != nil {
+		current = int64(c.prev.Version)
+	}
+	if f.env.Version != current && f.env.Version != current+1 {
+		return reject(KindBadRoot, "Root modifications must increment the version. Current %d, new %d", current, f.env.Version)
+	}
 	root, err := f.env.Root()
 	if err == nil {
 		err = tuf.VerifyRoot(f.env, root, c.prev, c.gun, c.now)
@@ -229,7 +236,7 @@ func (c *check) checkTargets() error {
 		if err := c.checkTarget(role, c.up.files[role]); err != nil {
 			return err
 		}
-		c.after[role] = c.up.files[role].targets
+		c.after[role] = newParent(c.up.files[role].targets)
 	}
 	return nil
 }
@@ -280,7 +287,7 @@ func (c *check) authority(role tuf.RoleName) (tuf.Authority, error) {
 // ancestor returns targets or a delegation as it will be after the publish, or
 // nil if there is none. Of a stored one the expiry does not matter, for else
 // nobody below it could publish until its owner has signed it anew.
-func (c *check) ancestor(role tuf.RoleName) (*tuf.Targets, error) {
+func (c *check) ancestor(role tuf.RoleName) (*parent, error) {
 	if t := c.after[role]; t != nil {
 		return t, nil
 	}
@@ -305,8 +312,8 @@ func (c *check) ancestor(role tuf.RoleName) (*tuf.Targets, error) {
 	if err != nil {
 		return nil, unvouched(role, err)
 	}
-	c.after[role] = t
-	return t, nil
+	c.after[role] = newParent(t)
+	return c.after[role], nil
 }
 
 // unvouched rejects a publish after which a stored file would be signed by keys
@@ -410,7 +417,7 @@ func (c *check) alive(role tuf.RoleName) bool {
 	if c.up.files[parent] == nil {
 		t = c.after[parent]
 	}
-	if t != nil && !delegates(t, role) {
+	if t != nil && !t.delegates(role) {
 		return false
 	}
 	return c.alive(parent)
@@ -419,8 +426,4 @@ func (c *check) alive(role tuf.RoleName) bool {
 func named(s *tuf.Snapshot, role tuf.RoleName) bool {
 	_, ok := s.Meta[role]
 	return ok
-}
-
-func delegates(t *tuf.Targets, role tuf.RoleName) bool {
-	return slices.ContainsFunc(t.Delegations.Roles, func(d tuf.Delegation) bool { return d.Name == role })
 }
