@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -29,6 +30,7 @@ func readUpload(h http.Header, length int64, in *intake, l Limits) (publish.Uplo
 	if length > l.Body {
 		return nil, tooLarge("the upload", l.Body)
 	}
+	in.closing = "--" + boundary + "--"
 	upload := publish.Upload{}
 	parts := multipart.NewReader(in, boundary)
 	for n := 0; ; n++ {
@@ -120,13 +122,17 @@ type intake struct {
 	between bool
 	gap     int64 // left of what may stand between two parts
 
-	end []byte // still to come behind the body
-	err error  // why it does not read on
+	closing string // the boundary behind the last part
+	tail    []byte // the last bytes that were read
+	err     error  // why it does not read on
 }
+
+// maxTail is enough for a closing boundary and some white space.
+const maxTail = 128
 
 // newIntake reads the body r.
 func newIntake(r io.Reader, limit int64, shared *budget) *intake {
-	return &intake{r: r, left: limit, shared: shared, end: []byte("\r\n")}
+	return &intake{r: r, left: limit, shared: shared, tail: []byte("\n")}
 }
 
 // betweenParts and insidePart say what is being read. The multipart reader
@@ -134,23 +140,16 @@ func newIntake(r io.Reader, limit int64, shared *budget) *intake {
 func (in *intake) betweenParts(limit int64) { in.between, in.gap = true, limit }
 func (in *intake) insidePart()              { in.between = false }
 
-// Read never returns io.EOF. The multipart reader stops at the closing boundary
-// by itself; but it takes an end inside the header of a file for the end of
-// the whole, so that a body that was cut there would pass without its last
-// files. Behind a body stand a line break, which a closing boundary may lack,
-// and io.ErrUnexpectedEOF.
+// Read returns io.EOF only behind a closing boundary, else io.ErrUnexpectedEOF.
+// The multipart reader takes an end inside the header of a file for the end of
+// the whole: a body that was cut there would pass without its last files.
 func (in *intake) Read(p []byte) (int, error) {
 	if in.err != nil {
 		return 0, in.err
 	}
 	n, err := in.r.Read(p)
-	if err == io.EOF && n == 0 {
-		n = copy(p, in.end)
-		if in.end = in.end[n:]; n == 0 {
-			in.err = io.ErrUnexpectedEOF
-		}
-		return n, in.err
-	}
+	in.tail = append(in.tail, p[max(0, n-maxTail):n]...)
+	in.tail = append(in.tail[:0], in.tail[max(0, len(in.tail)-maxTail):]...)
 	in.left -= int64(n)
 	if in.between {
 		in.gap -= int64(n)
@@ -163,12 +162,23 @@ func (in *intake) Read(p []byte) (int, error) {
 		in.err = refused("the header of a file in the upload is too large")
 	case available < 0:
 		in.err = fmt.Errorf("%w: the uploads that are being read fill the memory for them", answerUnavailable)
-	case err != nil && err != io.EOF:
+	case err == io.EOF:
+		if in.err = io.ErrUnexpectedEOF; in.closed() {
+			in.err = io.EOF
+		}
+		return n, in.err
+	case err != nil:
 		in.err = fmt.Errorf("%w: %w", refused("the upload ends too soon"), err)
 	default:
 		return n, nil
 	}
 	return 0, in.err
+}
+
+// closed reports whether the last line that was read is the closing boundary.
+func (in *intake) closed() bool {
+	before, ok := bytes.CutSuffix(bytes.TrimRight(in.tail, " \t\r\n"), []byte(in.closing))
+	return ok && bytes.HasSuffix(before, []byte("\n"))
 }
 
 // release gives back what the body took of the shared budget.
@@ -183,7 +193,7 @@ func (in *intake) fault(err error) error {
 	if _, ok := errors.AsType[*answer](in.err); ok {
 		return in.err
 	}
-	if errors.Is(err, io.ErrUnexpectedEOF) {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return fmt.Errorf("%w: %w", refused("the upload ends too soon"), err)
 	}
 	return fmt.Errorf("%w: %w", refused("the upload is not a multipart body"), err)

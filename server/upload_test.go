@@ -242,7 +242,7 @@ func FuzzMultipart(f *testing.F) {
 		file("root", envelope), file("", envelope) + last, file("root", "{") + last, "preamble\r\n" + file("root", "{}") + last + "epilogue",
 		strings.Replace(file("root", envelope), "Content-Type: application/octet-stream", "Content-Transfer-Encoding: quoted-printable", 1) + last,
 		strings.Replace(file("x", envelope), `filename="x"`, `filename*=UTF-8''targets%2Freleases`, 1) + last,
-		strings.ReplaceAll(file("root", envelope)+last, "\r\n", "\n"), "",
+		strings.ReplaceAll(file("root", envelope)+last, "\r\n", "\n"), strings.ReplaceAll(file("root", envelope)+strings.TrimSpace(last), "\r\n", "\n"), "",
 	} {
 		f.Add(form, body)
 	}
@@ -292,7 +292,7 @@ var errLimit = errors.New("near a limit")
 
 // oracleUpload reads body as net/http and mime/multipart do.
 func oracleUpload(h http.Header, body string, l server.Limits) (map[tuf.RoleName]string, error) {
-	if len(body) > int(l.PartHeader) {
+	if trailing := len(body) - len(strings.TrimRight(body, " \t\r\n")); len(body) > int(l.PartHeader) || trailing > 50 {
 		return nil, errLimit
 	}
 	r := &http.Request{Method: http.MethodPost, Header: h, Body: io.NopCloser(strings.NewReader(body))}
