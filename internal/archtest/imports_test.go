@@ -20,9 +20,9 @@ const module = "countersign"
 // the commit. What follows from it, and what the closure test below proves: the
 // server links no key code, the signer no server code.
 var mayImport = map[string][]string{
-	"cmd/trust-server":    {"certs", "internal/buildinfo", "internal/config", "internal/service", "migrations", "server", "server/publish", "signer/rpc", "storage", "storage/metadb", "storage/sqldb", "tuf"},
-	"cmd/trust-signer":    {"certs", "internal/buildinfo", "internal/config", "internal/service", "migrations", "signer", "signer/rpc", "signer/seal", "storage", "storage/keydb", "storage/sqldb", "tuf"},
-	"cmd/trust-admin":     {"admin", "internal/buildinfo", "internal/config"},
+	"cmd/trust-server":    {"certs", "internal/config", "internal/program", "internal/service", "migrations", "server", "server/publish", "signer/rpc", "storage", "storage/metadb", "storage/sqldb", "tuf"},
+	"cmd/trust-signer":    {"certs", "internal/config", "internal/program", "internal/service", "migrations", "signer", "signer/rpc", "signer/seal", "storage", "storage/keydb", "storage/sqldb", "tuf"},
+	"cmd/trust-admin":     {"admin", "internal/buildinfo", "internal/config", "internal/service"},
 	"admin":               {"certs", "internal/atomicfile", "internal/config", "migrations", "storage", "storage/keydb", "storage/metadb", "storage/sqldb", "tuf"},
 	"certs":               {"internal/atomicfile"},
 	"internal/archtest":   {},
@@ -30,6 +30,8 @@ var mayImport = map[string][]string{
 	"internal/buildinfo":  {},
 	"internal/config":     {},
 	"internal/pgtest":     {},
+	"internal/proctest":   {},
+	"internal/program":    {"certs", "internal/buildinfo", "internal/config", "internal/service", "migrations", "storage", "storage/sqldb"},
 	"internal/service":    {},
 	"migrations":          {"storage/sqldb"},
 	"proto":               {},

@@ -56,7 +56,7 @@ func load(cfg any, path, prefix string, environ []string) *binder {
 		return b
 	}
 	if path == "" {
-		return fault("no configuration file is given", "name it: -config=/etc/notary/server-config.json")
+		return fault("no configuration file is given", "name it: -config=PATH")
 	}
 	file := locate(path)
 	b.report.File, b.dir = file, filepath.Dir(file)

@@ -12,6 +12,8 @@ import (
 const (
 	healthInterval = 10 * time.Second
 	healthTimeout  = 10 * time.Second
+	// While a check fails it runs more often, so that recovery shows soon.
+	failingInterval = time.Second
 )
 
 // A Check is something that the program needs in order to work.
@@ -71,8 +73,8 @@ func (h *Health) Failing() map[string]string {
 	return out
 }
 
-// Run runs each check at once and then at every interval, until ctx ends. A
-// check that hangs delays no other.
+// Run runs each check at once and then at every interval, a failing one every
+// second, until ctx ends. A check that hangs delays no other.
 func (h *Health) Run(ctx context.Context) {
 	var wg sync.WaitGroup
 	for _, c := range h.cfg.Checks {
@@ -82,9 +84,14 @@ func (h *Health) Run(ctx context.Context) {
 }
 
 func (h *Health) poll(ctx context.Context, c Check) {
-	tick := time.NewTicker(h.cfg.Interval)
-	defer tick.Stop()
+	next := time.NewTimer(0)
+	defer next.Stop()
 	for failed := false; ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-next.C:
+		}
 		err := h.run(ctx, c)
 		if ctx.Err() != nil {
 			return // not the check's fault
@@ -96,10 +103,9 @@ func (h *Health) poll(ctx context.Context, c Check) {
 			h.cfg.Log.InfoContext(ctx, "health check succeeds again", "check", c.Name)
 		}
 		failed = err != nil
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
+		next.Reset(h.cfg.Interval)
+		if failed {
+			next.Reset(min(h.cfg.Interval, failingInterval))
 		}
 	}
 }

@@ -11,6 +11,15 @@ import (
 	"syscall"
 )
 
+// UntilSignal returns a context that ends with the first SIGTERM or SIGINT.
+// From then on, and after stop, these signals do what they do by default, so
+// that a second one ends a process that is slow to end.
+func UntilSignal(parent context.Context) (ctx context.Context, stop context.CancelFunc) {
+	ctx, stop = signal.NotifyContext(parent, os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	return ctx, stop
+}
+
 // WatchLevel makes the log one level more verbose for each SIGUSR1 and one less
 // for each SIGUSR2, until ctx ends, and says so on out in upstream's sentences.
 // It returns at once; from then on the signals no longer end the process.

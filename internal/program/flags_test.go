@@ -1,28 +1,28 @@
-package config_test
+package program_test
 
 import (
 	"bytes"
 	"errors"
-	"flag"
+	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
-	"countersign/internal/config"
+	"countersign/internal/program"
 )
 
 func TestFlags(t *testing.T) {
-	for args, want := range map[string]config.Flags{
+	for args, want := range map[string]program.Flags{
 		"":                                  {},
 		"-config=/a/b.json -logf=logfmt":    {Config: "/a/b.json", LogFormat: "logfmt"},
 		"-config /a/b.json -logf json":      {Config: "/a/b.json", LogFormat: "json"},
 		"--config=x --debug --check-config": {Config: "x", Debug: true, CheckConfig: true},
-		"-bootstrap -version -logf text":    {Bootstrap: true, Version: true, LogFormat: "text"},
+		"-bootstrap -logf text":             {Bootstrap: true, LogFormat: "text"},
 		"-debug=false":                      {},
 	} {
 		var out, errs bytes.Buffer
-		got, err := config.ParseFlags("trust-x", strings.Fields(args), &out, &errs)
+		got, err := program.ParseFlags("trust-x", strings.Fields(args), &out, &errs)
 		if err != nil || out.Len()+errs.Len() > 0 {
 			t.Errorf("%s: %v, printed %q %q", args, err, &out, &errs)
 		}
@@ -42,8 +42,8 @@ func TestWrongFlags(t *testing.T) {
 		"-debug x -logf": `unexpected argument "x"`,
 	} {
 		var out, errs bytes.Buffer
-		_, err := config.ParseFlags("trust-x", strings.Fields(args), &out, &errs)
-		if !errors.Is(err, config.ErrUsage) || config.ExitCode("trust-x", err, &errs) != 2 {
+		_, err := program.ParseFlags("trust-x", strings.Fields(args), &out, &errs)
+		if !errors.Is(err, program.ErrUsage) || program.ExitCode("trust-x", err, &errs) != 2 {
 			t.Errorf("%s: %v", args, err)
 		}
 		if got := errs.String(); !strings.HasPrefix(got, "trust-x: "+want) || !strings.HasSuffix(got, "\nTry trust-x -help.\n") || out.Len() > 0 {
@@ -55,8 +55,8 @@ func TestWrongFlags(t *testing.T) {
 func TestHelp(t *testing.T) {
 	for _, arg := range []string{"-h", "-help", "--help"} {
 		var out, errs bytes.Buffer
-		_, err := config.ParseFlags("trust-x", []string{arg}, &out, &errs)
-		if !errors.Is(err, flag.ErrHelp) || config.ExitCode("trust-x", err, &errs) != 0 || errs.Len() > 0 {
+		_, err := program.ParseFlags("trust-x", []string{arg}, &out, &errs)
+		if !errors.Is(err, program.ErrDone) || program.ExitCode("trust-x", err, &errs) != 0 || errs.Len() > 0 {
 			t.Errorf("%s: %v, %q", arg, err, &errs)
 		}
 		for _, want := range []string{"usage: trust-x -config=PATH", "-config PATH", "-check-config", "-logf FORMAT", "-debug", "-bootstrap", "-version"} {
@@ -64,5 +64,16 @@ func TestHelp(t *testing.T) {
 				t.Errorf("%s: %q is missing from\n%s", arg, want, &out)
 			}
 		}
+	}
+}
+
+func TestVersion(t *testing.T) {
+	var out, errs bytes.Buffer
+	_, err := program.ParseFlags("trust-x", []string{"--version", "-config=no.json"}, &out, &errs)
+	if !errors.Is(err, program.ErrDone) || program.ExitCode("trust-x", err, &errs) != 0 || errs.Len() > 0 {
+		t.Errorf("%v, %q", err, &errs)
+	}
+	if !regexp.MustCompile(`^trust-x Version: .+, Git commit: .+, Go version: go1\..+\n$`).Match(out.Bytes()) {
+		t.Errorf("printed %q", &out)
 	}
 }

@@ -1,4 +1,4 @@
-package config
+package program
 
 import (
 	"errors"
@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"io"
 	"slices"
+
+	"countersign/internal/buildinfo"
+	"countersign/internal/config"
 )
 
 // Flags are the command line of both programs. One dash and two, "=" and a
@@ -25,14 +28,19 @@ type Flags struct {
 	CheckConfig bool
 }
 
-// ErrUsage: the command line makes no sense; what is wrong has been printed.
-var ErrUsage = errors.New("wrong command line")
+var (
+	// ErrUsage: the command line makes no sense; what is wrong has been printed.
+	ErrUsage = errors.New("wrong command line")
+	// ErrDone: the command line asked for an answer, which has been printed.
+	ErrDone = errors.New("nothing more to do")
+)
 
-// ErrNoBootstrap is the answer to -bootstrap, in upstream's words.
-var ErrNoBootstrap = errors.New("store does not support bootstrapping")
+// errNoBootstrap is the answer to -bootstrap, in upstream's words.
+var errNoBootstrap = errors.New("store does not support bootstrapping")
 
-// ParseFlags reads the arguments of a program, its name not among them. Help
-// goes to stdout with the error flag.ErrHelp; faults go to stderr, with ErrUsage.
+// ParseFlags reads the arguments of a program, its name not among them. It
+// answers -help and -version on stdout, with ErrDone; faults go to stderr, with
+// ErrUsage.
 func ParseFlags(program string, args []string, stdout, stderr io.Writer) (Flags, error) {
 	var f Flags
 	fs := flag.NewFlagSet(program, flag.ContinueOnError)
@@ -47,32 +55,22 @@ func ParseFlags(program string, args []string, stdout, stderr io.Writer) (Flags,
 	if err == nil && fs.NArg() > 0 {
 		err = fmt.Errorf("unexpected argument %q", fs.Arg(0))
 	}
-	if err == nil && f.LogFormat != "" && !slices.Contains(LogFormats, f.LogFormat) {
+	if err == nil && f.LogFormat != "" && !slices.Contains(config.LogFormats, f.LogFormat) {
 		err = fmt.Errorf("invalid value %q for flag -logf: want json, logfmt or text", f.LogFormat)
 	}
 	switch {
+	case err == nil && f.Version:
+		fmt.Fprintln(stdout, buildinfo.String(program))
+		return f, ErrDone
 	case err == nil:
 		return f, nil
 	case errors.Is(err, flag.ErrHelp):
 		fmt.Fprintf(stdout, "usage: %s -config=PATH [flags]\n\n", program)
 		fs.SetOutput(stdout)
 		fs.PrintDefaults()
-		return f, flag.ErrHelp
+		return f, ErrDone
 	default:
 		fmt.Fprintf(stderr, "%s: %v\nTry %s -help.\n", program, err, program)
 		return f, ErrUsage
 	}
-}
-
-// ExitCode is upstream's: 0, 1 for any fault, 2 for a wrong command line. Faults
-// are printed.
-func ExitCode(program string, err error, stderr io.Writer) int {
-	switch {
-	case err == nil, errors.Is(err, flag.ErrHelp):
-		return 0
-	case errors.Is(err, ErrUsage):
-		return 2
-	}
-	fmt.Fprintf(stderr, "%s: %v\n", program, err)
-	return 1
 }

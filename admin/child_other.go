@@ -1,0 +1,7 @@
+//go:build !linux
+
+package admin
+
+import "syscall"
+
+func endWithParent() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }

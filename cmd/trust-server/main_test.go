@@ -1,0 +1,447 @@
+package main_test
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"debug/elf"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"countersign/certs"
+	"countersign/internal/pgtest"
+	"countersign/internal/proctest"
+)
+
+func TestMain(m *testing.M) { proctest.Main(m, "trust-server") }
+
+func path() string { return proctest.Path("trust-server") }
+
+// A setup is a folder with certificates and a configuration.
+type setup struct {
+	dir, addr string
+	cfg       map[string]map[string]any
+}
+
+// newSetup configures a server with SQLite and plain HTTP, whose signer is not
+// there.
+func newSetup(t *testing.T) *setup {
+	t.Helper()
+	s := &setup{dir: t.TempDir(), addr: proctest.FreeAddr(t)}
+	if err := certs.EnsureDev(certs.DevConfig{Dir: s.dir}); err != nil {
+		t.Fatal(err)
+	}
+	_, port, err := net.SplitHostPort(proctest.FreeAddr(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.cfg = map[string]map[string]any{
+		"server": {"http_addr": s.addr},
+		"trust_service": {
+			"type": "remote", "hostname": "127.0.0.1", "port": port, "key_algorithm": "ecdsa",
+			"tls_ca_file": "ca.crt", "tls_client_cert": "client.crt", "tls_client_key": "client.key",
+		},
+		"storage": {"backend": "sqlite3", "db_url": "server.db"},
+		"logging": {"level": "info"},
+	}
+	return s
+}
+
+func (s *setup) write(t *testing.T) string {
+	t.Helper()
+	raw, err := json.Marshal(s.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(s.dir, "config.json")
+	if err := os.WriteFile(file, raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// start starts the server, and waits until it serves.
+func (s *setup) start(t *testing.T, env []string, args ...string) *proctest.Process {
+	t.Helper()
+	p := proctest.Start(t, path(), env, append([]string{"-config=" + s.write(t)}, args...)...)
+	p.Await(t, "the server to listen", func() error { _, _, err := s.get("/v2/"); return err })
+	return p
+}
+
+func (s *setup) get(url string) (int, string, error) {
+	return get(http.DefaultClient, "http://"+s.addr+url)
+}
+
+func get(c *http.Client, url string) (int, string, error) {
+	resp, err := c.Get(url)
+	if err != nil {
+		return 0, "", err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, strings.TrimSpace(string(body)), err
+}
+
+func TestStaticallyLinked(t *testing.T) {
+	f, err := elf.Open(path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_INTERP || p.Type == elf.PT_DYNAMIC {
+			t.Errorf("the program has a %v segment: it is linked dynamically", p.Type)
+		}
+	}
+}
+
+func TestCommandLine(t *testing.T) {
+	s := newSetup(t)
+	s.cfg["logging"]["level"] = "loud"
+	bad := filepath.Join(t.TempDir(), "bad.json")
+	if err := os.Rename(s.write(t), bad); err != nil {
+		t.Fatal(err)
+	}
+	delete(s.cfg["logging"], "level")
+	good := s.write(t)
+	for name, c := range map[string]struct {
+		args           []string
+		code           int
+		stdout, stderr string // regular expressions
+	}{
+		"version":             {[]string{"-version"}, 0, `^trust-server Version: \S+, Git commit: \S+, Go version: go\S+\n$`, `^$`},
+		"help":                {[]string{"--help"}, 0, `^usage: trust-server -config=PATH`, `^$`},
+		"unknown flag":        {[]string{"-confg", "x"}, 2, `^$`, `^trust-server: flag provided but not defined: -confg\nTry trust-server -help\.\n$`},
+		"argument":            {[]string{"x.json"}, 2, `^$`, `unexpected argument "x.json"`},
+		"format":              {[]string{"-logf", "xml"}, 2, `^$`, `want json, logfmt or text`},
+		"nothing":             {nil, 1, `^$`, `no configuration file is given`},
+		"missing file":        {[]string{"-config=/no/such.json"}, 1, `^$`, `reading /no/such.json: no such file`},
+		"bootstrap":           {[]string{"-config", good, "-bootstrap"}, 1, `^$`, `store does not support bootstrapping\n$`},
+		"check":               {[]string{"-check-config", "--config", good}, 0, `^config ok: ` + regexp.QuoteMeta(good) + `\n$`, `^$`},
+		"check finds":         {[]string{"-check-config", "--config=" + bad}, 1, `^$`, `logging\.level = "loud": not a valid log level`},
+		"start finds as much": {[]string{"--config=" + bad}, 1, `^$`, `logging\.level = "loud": not a valid log level`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			code, stdout, stderr := proctest.Run(t, path(), nil, c.args...)
+			if code != c.code || !regexp.MustCompile(c.stdout).MatchString(stdout) || !regexp.MustCompile(c.stderr).MatchString(stderr) {
+				t.Errorf("exit code %d, want %d\nstdout: %s\nstderr: %s", code, c.code, stdout, stderr)
+			}
+		})
+	}
+}
+
+// TestAllFaultsAtOnce: of settings and of the files that they name.
+func TestAllFaultsAtOnce(t *testing.T) {
+	s := newSetup(t)
+	s.cfg["server"]["tls_cert_file"], s.cfg["server"]["tls_key_file"] = "server.crt", "client.key"
+	s.cfg["trust_service"]["tls_ca_file"] = "ca.key"
+	s.cfg["auth"] = map[string]any{"type": "token"}
+	s.cfg["reporting"] = map[string]any{"bugsnag": map[string]any{"api_key": "s3cret"}}
+	code, stdout, stderr := proctest.Run(t, path(), []string{"NOTARY_SERVER_CACHING_MAX_AGE_CURRENT_METADATA=soon"}, "-check-config", "-config", s.write(t))
+	if code != 1 {
+		t.Errorf("exit code %d", code)
+	}
+	if want := "warning: reporting.bugsnag.api_key: ignored: there is no reporting to Bugsnag\n"; stdout != want {
+		t.Errorf("stdout: %q, want %q", stdout, want)
+	}
+	for _, want := range []string{
+		"the configuration has 4 faults:",
+		"client.key does not belong to the certificate",
+		"ca.key holds no PEM certificate",
+		"auth.type = \"token\": token authentication is not yet available: the server does not start, rather than serve openly",
+		`caching.max_age.current_metadata = "soon" (from NOTARY_SERVER_CACHING_MAX_AGE_CURRENT_METADATA): it must be a whole number`,
+	} {
+		if !strings.Contains(stderr, want) {
+			t.Errorf("%q is missing from\n%s", want, stderr)
+		}
+	}
+	if strings.Contains(stderr, "s3cret") {
+		t.Errorf("a secret is told:\n%s", stderr)
+	}
+}
+
+// TestAuthIsRefused: nothing listens for a moment even.
+func TestAuthIsRefused(t *testing.T) {
+	for _, env := range [][]string{nil, {"NOTARY_SERVER_AUTH_TYPE=Token"}} {
+		s := newSetup(t)
+		if env == nil {
+			s.cfg["auth"] = map[string]any{"type": "htpasswd"}
+		}
+		code, _, stderr := proctest.Run(t, path(), env, "-config", s.write(t), "-logf=logfmt")
+		if code != 1 || !strings.Contains(stderr, "rather than serve openly") || strings.Contains(stderr, "listening") {
+			t.Errorf("exit code %d\n%s", code, stderr)
+		}
+		if _, err := os.Stat(filepath.Join(s.dir, "server.db")); err == nil {
+			t.Error("the database was opened")
+		}
+	}
+}
+
+func TestServes(t *testing.T) {
+	t.Parallel()
+	s := newSetup(t)
+	p := s.start(t, nil, "-logf=logfmt")
+	if code, body, err := s.get("/v2/"); code != 200 || body != "{}" || err != nil {
+		t.Errorf("/v2/: %d %q, %v", code, body, err)
+	}
+	p.Await(t, "the health to tell of the signer", func() error {
+		code, body, err := s.get("/_notary_server/health")
+		if want := `{"Trust operational":"the signer cannot be reached, or says that it cannot sign"}`; code != 503 || body != want {
+			return fmt.Errorf("%d %s, %v", code, body, err)
+		}
+		return nil
+	})
+	if code, body, err := s.get("/v2/example.com/none/_trust/tuf/root.json"); code != 404 || err != nil {
+		t.Errorf("a GUN that is not there: %d %s, %v", code, body, err)
+	}
+	if code, body, _ := s.get("/metrics"); code != 200 || !strings.Contains(body, `notary_server_http_requests_total{code="404",method="get"`) || !strings.Contains(body, "process_open_fds") {
+		t.Errorf("/metrics: %d %.300s", code, body)
+	}
+	p.Signal(t, syscall.SIGUSR1)
+	p.AwaitText(t, "Successfully setting log level to debug\n")
+	p.Signal(t, syscall.SIGUSR2)
+	p.AwaitText(t, "Successfully setting log level to info\n")
+	p.Signal(t, syscall.SIGTERM)
+	if code := p.Wait(t); code != 0 {
+		t.Errorf("exit code %d after SIGTERM", code)
+	}
+	for _, want := range []string{`level=info msg="trust-server Version: `, `msg=listening address=` + s.addr + ` tls=false`, `check="Trust operational" error="`, "msg=stopped"} {
+		if !strings.Contains(p.Stderr.String(), want) {
+			t.Errorf("the log lacks %q", want)
+		}
+	}
+}
+
+func TestQuietByDefault(t *testing.T) {
+	t.Parallel()
+	s := newSetup(t)
+	delete(s.cfg, "logging")
+	p := s.start(t, nil)
+	p.AwaitText(t, `"level":"error","msg":"health check fails"`)
+	p.Signal(t, syscall.SIGINT)
+	if code := p.Wait(t); code != 0 {
+		t.Errorf("exit code %d after SIGINT", code)
+	}
+	if strings.Contains(p.Stderr.String(), `"info"`) || p.Stdout.String() != "" {
+		t.Errorf("it logs more than errors: %s%s", p.Stdout.String(), p.Stderr.String())
+	}
+}
+
+// TestSecondSignal ends a server that is waiting for a request that does not end.
+func TestSecondSignal(t *testing.T) {
+	t.Parallel()
+	s := newSetup(t)
+	p := s.start(t, nil)
+	conn, err := net.Dial("tcp", s.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	// A request that is answered shows that the server has the connection; the
+	// next one stays unfinished.
+	if _, err := io.WriteString(conn, "GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\nPOST /v2/gun/_trust/tuf/ HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\nContent-Type: multipart/form-data; boundary=x\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(conn, make([]byte, 12)); err != nil {
+		t.Fatal(err)
+	}
+	p.Signal(t, syscall.SIGTERM)
+	proctest.Eventually(t, "the listener to close", func() error {
+		c, err := net.Dial("tcp", s.addr)
+		if err != nil {
+			return nil
+		}
+		return errors.Join(errors.New("somebody listens"), c.Close())
+	})
+	if !p.Running() {
+		t.Fatal("it did not wait for the request")
+	}
+	p.Signal(t, syscall.SIGTERM)
+	if code := p.Wait(t); code != -int(syscall.SIGTERM) {
+		t.Errorf("exit code %d after the second SIGTERM", code)
+	}
+}
+
+// TestReload replaces the certificate of a running server.
+func TestReload(t *testing.T) {
+	t.Parallel()
+	s := newSetup(t)
+	s.cfg["server"]["tls_cert_file"], s.cfg["server"]["tls_key_file"] = "server.crt", "server.key"
+	pool := x509.NewCertPool()
+	raw, err := os.ReadFile(filepath.Join(s.dir, "ca.crt"))
+	if err != nil || !pool.AppendCertsFromPEM(raw) {
+		t.Fatal(err)
+	}
+	serial := func() (string, error) {
+		conn, err := tls.Dial("tcp", s.addr, &tls.Config{RootCAs: pool, ServerName: "localhost"})
+		if err != nil {
+			return "", err
+		}
+		defer conn.Close()
+		return conn.ConnectionState().PeerCertificates[0].SerialNumber.String(), nil
+	}
+	p := proctest.Start(t, path(), nil, "-config="+s.write(t))
+	var first string
+	p.Await(t, "the server to listen", func() (err error) { first, err = serial(); return err })
+
+	if err := os.Remove(filepath.Join(s.dir, "server.crt")); err != nil {
+		t.Fatal(err)
+	}
+	if err := certs.EnsureDev(certs.DevConfig{Dir: s.dir}); err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	p.Await(t, "the new certificate", func() error {
+		now, err := serial()
+		if err == nil && now == first {
+			err = errors.New("the old certificate is still in use")
+		}
+		return err
+	})
+	if took := time.Since(begin); took > 15*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	p.AwaitText(t, "certificate files loaded anew")
+}
+
+// TestDatabaseLater: a database that is down is told at once, without its
+// password, and waited for.
+func TestDatabaseLater(t *testing.T) {
+	t.Parallel()
+	cluster := pgtest.New(t)
+	s := newSetup(t)
+	s.cfg["storage"] = map[string]any{"backend": "postgres", "db_url": cluster.URL(t)}
+	cluster.Stop(t)
+	p := proctest.Start(t, path(), nil, "-config="+s.write(t))
+	p.AwaitText(t, "opening the database: not possible yet, trying on")
+	if !strings.Contains(p.Stderr.String(), "connection refused") {
+		t.Error("the log does not tell why")
+	}
+	if _, _, err := s.get("/v2/"); err == nil {
+		t.Error("it listens without a database")
+	}
+	cluster.Start(t)
+	p.Await(t, "the server to listen", func() error { _, _, err := s.get("/v2/"); return err })
+	p.AwaitText(t, "opening the database: it works now")
+
+	cluster.Stop(t)
+	p.Await(t, "the health to tell of the database", func() error {
+		_, body, err := s.get("/_notary_server/health")
+		if !strings.Contains(body, `"DB operational":"the database cannot be reached"`) {
+			return fmt.Errorf("%s, %v", body, err)
+		}
+		return nil
+	})
+	cluster.Start(t)
+	p.Await(t, "the health to recover", func() error {
+		_, body, err := s.get("/_notary_server/health")
+		if err == nil && strings.Contains(body, "DB operational") {
+			err = errors.New(body)
+		}
+		return err
+	})
+	if strings.Contains(p.Stderr.String(), pgtest.Password) {
+		t.Error("the log holds the password")
+	}
+}
+
+// TestEndsWhileWaiting: a program that waits for its database can be ended.
+func TestEndsWhileWaiting(t *testing.T) {
+	t.Parallel()
+	s := newSetup(t)
+	s.cfg["storage"] = map[string]any{"backend": "postgres", "db_url": "postgres://u@" + proctest.FreeAddr(t) + "/db?sslmode=disable"}
+	p := proctest.Start(t, path(), nil, "-config="+s.write(t))
+	p.AwaitText(t, "trying on")
+	p.Signal(t, syscall.SIGTERM)
+	if code := p.Wait(t); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+func TestStorage(t *testing.T) {
+	t.Parallel()
+	t.Run("tables are missing and must not be made", func(t *testing.T) {
+		s := newSetup(t)
+		s.cfg["storage"]["migrate"] = false
+		code, _, stderr := proctest.Run(t, path(), nil, "-config="+s.write(t))
+		if code != 1 || !strings.Contains(stderr, "table tuf_files is missing") {
+			t.Errorf("exit code %d: %s", code, stderr)
+		}
+		s.cfg["storage"]["migrate"] = "true"
+		s.start(t, nil).Signal(t, syscall.SIGKILL)
+		s.cfg["storage"]["migrate"] = false
+		s.start(t, nil)
+	})
+	t.Run("memory", func(t *testing.T) {
+		s := newSetup(t)
+		s.cfg["storage"] = map[string]any{"backend": "memory"}
+		tmp := t.TempDir()
+		p := s.start(t, []string{"TMPDIR=" + tmp})
+		p.AwaitText(t, "nothing is kept")
+		p.Signal(t, syscall.SIGTERM)
+		if code := p.Wait(t); code != 0 {
+			t.Errorf("exit code %d", code)
+		}
+		if left, err := os.ReadDir(tmp); err != nil || len(left) > 0 {
+			t.Errorf("left behind: %v, %v", left, err)
+		}
+	})
+	t.Run("a folder that is not there", func(t *testing.T) {
+		s := newSetup(t)
+		s.cfg["storage"]["db_url"] = "no/server.db"
+		p := proctest.Start(t, path(), nil, "-config="+s.write(t))
+		p.AwaitText(t, "no such file or directory")
+	})
+}
+
+func TestAddressInUse(t *testing.T) {
+	t.Parallel()
+	s := newSetup(t)
+	lis, err := net.Listen("tcp", s.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lis.Close()
+	code, _, stderr := proctest.Run(t, path(), nil, "-config="+s.write(t))
+	if want := "trust-server: listen tcp " + s.addr + ": bind: address already in use\n"; code != 1 || !strings.HasSuffix(stderr, want) {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+}
+
+// TestDebug: the port is fixed, so what can be seen depends on whether
+// somebody has it already.
+func TestDebug(t *testing.T) {
+	s := newSetup(t)
+	lis, err := net.Listen("tcp", "localhost:8080")
+	if err == nil {
+		if err := lis.Close(); err != nil {
+			t.Fatal(err)
+		}
+		s.start(t, nil, "-debug")
+		proctest.Eventually(t, "the debug port", func() error {
+			code, body, err := get(http.DefaultClient, "http://localhost:8080/debug/health")
+			if code != 503 || !strings.Contains(body, "Trust operational") {
+				return fmt.Errorf("%d %s, %v", code, body, err)
+			}
+			return nil
+		})
+		if code, body, err := get(http.DefaultClient, "http://localhost:8080/debug/pprof/cmdline"); code != 200 || !strings.Contains(body, "trust-server") {
+			t.Errorf("pprof: %d %s, %v", code, body, err)
+		}
+	}
+	second := newSetup(t)
+	code, _, stderr := proctest.Run(t, path(), nil, "-debug", "-config="+second.write(t))
+	if code != 1 || !strings.Contains(stderr, "trust-server: listening on the debug interface: ") || !strings.Contains(stderr, "address already in use") {
+		t.Errorf("a second program with -debug: exit code %d: %s", code, stderr)
+	}
+}
