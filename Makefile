@@ -38,8 +38,10 @@ test:
 unit:
 	go test -race -timeout 10m $$(go list ./... | grep -v /e2e$$)
 
-# The programs of bin/, by real clients. What its tests start, they end.
+# The programs of bin/, by real clients. What its tests start, they end. Some of
+# them run the daemons with the race detector.
 e2e: build
+	CGO_ENABLED=1 go build -race -o bin/race/ ./cmd/trust-server ./cmd/trust-signer
 	COUNTERSIGN_BIN=$(CURDIR)/bin go test -count=1 -timeout 15m -parallel 4 ./e2e
 
 fuzz:

@@ -43,13 +43,19 @@ func runAll(m *testing.M) (code int, err error) {
 	return m.Run(), nil
 }
 
-// build makes the programs as users get them: static.
+// build makes the programs as users get them, static, and the daemons once more
+// with the race detector. The Makefile does the same.
 func build(dir string) error {
-	cmd := exec.Command("go", "build", "-trimpath", "-o", dir, "./cmd/...")
-	cmd.Dir = ".."
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("building the programs: %w\n%s", err, out)
+	for _, args := range [][]string{
+		{"CGO_ENABLED=0", "build", "-trimpath", "-o", dir + "/", "./cmd/..."},
+		{"CGO_ENABLED=1", "build", "-race", "-o", dir + "/race/", "./cmd/trust-server", "./cmd/trust-signer"},
+	} {
+		cmd := exec.Command("go", args[1:]...)
+		cmd.Dir = ".."
+		cmd.Env = append(os.Environ(), args[0])
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("building the programs: %w\n%s", err, out)
+		}
 	}
 	return nil
 }

@@ -126,7 +126,7 @@ func (s *stack) healthSays(t *testing.T, status int, words string) {
 // moment, at two servers: one new version is made, and all get it.
 func TestExpiredTimestamp(t *testing.T) {
 	t.Parallel()
-	s := newStack(t, stackConfig{servers: 2})
+	s := newStack(t, stackConfig{servers: 2, race: true})
 	const gun, readers = "e2e.example/expired/app", 200
 	p := s.newPublisher(t, 0, gun, newKeys())
 	p.initialize(t, true)

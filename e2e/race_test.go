@@ -203,7 +203,7 @@ func (s *stack) watch(t *testing.T, gun string) (stop func()) {
 // upload at the same moment, three times. The server makes the snapshot, so that
 // nobody need lose.
 func TestEightDelegations(t *testing.T) {
-	for _, cfg := range []stackConfig{{backend: onPostgres, servers: 2}, {backend: onSQLite}} {
+	for _, cfg := range []stackConfig{{backend: onPostgres, servers: 2, race: true}, {backend: onSQLite, race: true}} {
 		t.Run(string(cfg.backend), func(t *testing.T) {
 			t.Parallel()
 			s := newStack(t, cfg)
@@ -260,7 +260,7 @@ func publishTogether(t *testing.T, s *stack, gun string, roles []string, n int, 
 // TestFortyUploads sends one and the same upload forty times at once, to two
 // servers: one is taken, and thirty-nine are told that it is too late.
 func TestFortyUploads(t *testing.T) {
-	for _, cfg := range []stackConfig{{backend: onPostgres, servers: 2}, {backend: onSQLite}} {
+	for _, cfg := range []stackConfig{{backend: onPostgres, servers: 2, race: true}, {backend: onSQLite, race: true}} {
 		t.Run(string(cfg.backend), func(t *testing.T) {
 			t.Parallel()
 			s := newStack(t, cfg)
@@ -273,7 +273,7 @@ func TestFortyUploads(t *testing.T) {
 			answers := make(chan answer, uploads)
 			c := s.client()
 			for i := range uploads {
-				go func() { answers <- post(c, s.gunURL(i%cfg.servers, gun), ctype, body) }()
+				go func() { answers <- post(c, s.gunURL(i%s.cfg.servers, gun), ctype, body) }()
 			}
 			won := 0
 			for range uploads {

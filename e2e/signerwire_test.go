@@ -125,7 +125,7 @@ func TestSignerBadInput(t *testing.T) {
 // TestFirstRequestsForAKey shows that ten first requests at once make one key.
 func TestFirstRequestsForAKey(t *testing.T) {
 	t.Parallel()
-	s := newStack(t, stackConfig{servers: 2})
+	s := newStack(t, stackConfig{servers: 2, race: true})
 	c := s.client()
 	answers := make(chan string, 10)
 	for i := range cap(answers) {

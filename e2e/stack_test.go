@@ -51,6 +51,7 @@ type stackConfig struct {
 	backend        backend
 	servers        int             // server processes on one database; 0 is 1
 	cluster        *pgtest.Cluster // nil is the shared one
+	race           bool            // our programs with the race detector, which slows them several times
 }
 
 // A stack is a signer and one or more servers, as processes, over TLS.
@@ -188,6 +189,9 @@ func (s *stack) gunURL(i int, gun string) string { return s.url(i) + "/v2/" + gu
 func (s *stack) binary(of impl, which string) string {
 	if of == upstream {
 		return "/usr/bin/notary-" + which
+	}
+	if s.cfg.race {
+		return program(s.t, filepath.Join("race", "trust-"+which))
 	}
 	return program(s.t, "trust-"+which)
 }
