@@ -13,7 +13,7 @@ const (
 	// pollInterval bounds, with the time to read the files, how long a change
 	// goes unnoticed. Polling sees what notifications miss: renamed folders,
 	// network mounts, the symbolic links of Kubernetes' secrets.
-	pollInterval = 10 * time.Second
+	pollInterval = 5 * time.Second
 	warnBefore   = 30 * 24 * time.Hour
 	warnEvery    = 24 * time.Hour
 )
@@ -24,7 +24,7 @@ type Config struct {
 	// Log gets a line when the files were loaded anew or could not be, and once
 	// a day while the certificate ends soon. nil means slog.Default().
 	Log *slog.Logger
-	// Interval between looks at the files. 0 means 10 s.
+	// Interval between looks at the files. 0 means 5 s.
 	Interval time.Duration
 	// Now is time.Now, except in tests.
 	Now func() time.Time
