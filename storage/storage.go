@@ -74,7 +74,9 @@ type Set struct {
 	// a GUN that has none.
 	Base *tuf.Checksum
 	// Files to insert, in the order root, targets, delegations (shallow
-	// first), snapshot, timestamp. Exactly one timestamp.
+	// first), snapshot, timestamp. Exactly one timestamp, whose version is that
+	// of the base plus one, or 1 if Base is nil: that is what the unique
+	// constraint catches two sets on one base by.
 	Files []Metadata
 	// Revived are those roles in Files that the base generation does not name.
 	// What an earlier life of such a role left stored is removed, so that a

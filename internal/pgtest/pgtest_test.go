@@ -71,7 +71,8 @@ func TestKill(t *testing.T) {
 }
 
 func TestProxy(t *testing.T) {
-	p, url := pgtest.NewProxy(t, pgtest.URL(t))
+	direct := pgtest.URL(t)
+	p, url := pgtest.NewProxy(t, direct)
 	db, err := sql.Open("postgres", url)
 	if err != nil {
 		t.Fatal(err)
@@ -91,7 +92,7 @@ func TestProxy(t *testing.T) {
 	}
 	conn.Close()
 	for fault, rows := range map[pgtest.Fault]string{pgtest.LoseRequest: "0", pgtest.LoseAnswer: "1"} {
-		one(t, url, "delete from x; select 'empty'")
+		one(t, direct, "delete from x; select 'empty'")
 		if conn, err = db.Conn(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -100,7 +101,7 @@ func TestProxy(t *testing.T) {
 			t.Errorf("fault %d: no error", fault)
 		}
 		conn.Close()
-		if got := one(t, url, "select count(*)::text from x"); got != rows {
+		if got := one(t, direct, "select count(*)::text from x"); got != rows {
 			t.Errorf("fault %d: %s rows, want %s", fault, got, rows)
 		}
 	}

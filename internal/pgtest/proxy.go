@@ -34,6 +34,7 @@ type Proxy struct {
 	// connection.
 	mu    sync.Mutex
 	fault Fault
+	skip  int // requests or answers that a one-time fault lets pass first
 	conns map[net.Conn]bool
 	heal  chan struct{} // closed when a Stall ends
 	seen  int           // requests that came by
@@ -63,14 +64,18 @@ func NewProxy(t testing.TB, rawURL string) (*Proxy, string) {
 
 // Set makes the fault happen. LoseRequest and LoseAnswer happen once; the
 // others last until the next Set.
-func (p *Proxy) Set(f Fault) {
+func (p *Proxy) Set(f Fault) { p.SetAfter(0, f) }
+
+// SetAfter is Set, but lets n requests or answers pass before LoseRequest or
+// LoseAnswer happens.
+func (p *Proxy) SetAfter(n int, f Fault) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.fault == Stall && f != Stall {
 		close(p.heal)
 		p.heal = make(chan struct{})
 	}
-	p.fault = f
+	p.fault, p.skip = f, n
 	if f == Refuse {
 		for c := range p.conns {
 			c.Close()
@@ -160,6 +165,10 @@ func (p *Proxy) pass(mine Fault) bool {
 	case Refuse:
 		return false
 	case mine:
+		if p.skip > 0 {
+			p.skip--
+			return true
+		}
 		p.fault = None
 		return false
 	}

@@ -87,10 +87,12 @@ func (s *Store) Unused(ctx context.Context, gun tuf.GUN, role tuf.RoleName, algo
 	return k, nil
 }
 
+const unusedQuery = `select ` + columns + ` from private_keys
+	where gun = $1 and role = $2 and algorithm = $3 and last_used is null and deleted_at is null
+	order by key_id limit 1`
+
 func unused(ctx context.Context, q sqldb.Querier, gun tuf.GUN, role tuf.RoleName, algorithm string) (storage.Key, error) {
-	return sqldb.One(ctx, q, scan, `select `+columns+` from private_keys
-		where gun = $1 and role = $2 and algorithm = $3 and last_used is null and deleted_at is null
-		order by key_id limit 1`, string(gun), string(role), algorithm)
+	return sqldb.One(ctx, q, scan, unusedQuery, string(gun), string(role), algorithm)
 }
 
 // AddUnused implements storage.KeyStore. Those who race for one GUN, role and

@@ -52,6 +52,59 @@ func TestConnectionCut(t *testing.T) {
 	}
 }
 
+// TestCutAnywhere: a deletion, and a publish that must remove rows first, are
+// several statements. Wherever the connection breaks, all is done or nothing,
+// and what is reported as done is.
+func TestCutAnywhere(t *testing.T) {
+	t.Parallel()
+	proxy, url := pgtest.NewProxy(t, pgtest.URL(t))
+	s := metadb.New(open(t, sqldb.Config{Backend: "postgres", URL: url, MaxOpen: 1}))
+	for step := range 9 {
+		for _, f := range []pgtest.Fault{pgtest.LoseRequest, pgtest.LoseAnswer} {
+			g := tuf.GUN(fmt.Sprintf("cut/%d/%d", step, f))
+			r := storagetest.NewRepo(g, "cut")
+			publish(t, s, r.Next(tuf.RoleRoot, tuf.RoleTargets, relA))
+			publish(t, s, r.Remove(relA))
+			before, after := *r, *r
+			set := after.Next(relA)
+			proxy.SetAfter(step, f)
+			err := s.Publish(t.Context(), set)
+			proxy.Set(pgtest.None)
+			gen, readErr := storagetest.Verify(t.Context(), s, g)
+			if readErr != nil {
+				t.Fatalf("step %d, fault %d: %v", step, f, readErr)
+			}
+			now := &before
+			if gen.Timestamp.Version == 3 {
+				now = &after
+			}
+			now.Holds(t, s)
+			switch {
+			case err == nil && now != &after:
+				t.Errorf("step %d, fault %d: reported as stored, and is not", step, f)
+			case err != nil && !errors.Is(err, storage.ErrUnavailable):
+				t.Errorf("step %d, fault %d: %v", step, f, err)
+			}
+
+			proxy.SetAfter(step, f)
+			deleted, err := s.Delete(t.Context(), g)
+			proxy.Set(pgtest.None)
+			_, readErr = storagetest.Verify(t.Context(), s, g)
+			gone := errors.Is(readErr, storage.ErrNotFound)
+			if !gone && readErr != nil || deleted && !gone || err != nil && !errors.Is(err, storage.ErrUnavailable) || err == nil && !deleted {
+				t.Errorf("step %d, fault %d: deleted %v, %v; then %v", step, f, deleted, err, readErr)
+			}
+			feed, err := s.Changes(t.Context(), storage.ChangeQuery{GUN: g, Newest: true, Limit: 1})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if (feed[0].Category == storage.ChangeDeletion) != gone {
+				t.Errorf("step %d, fault %d: gone %v, and the feed ends with %s", step, f, gone, feed[0].Category)
+			}
+		}
+	}
+}
+
 // TestLoserIsNotTheWinner: who resends after a broken connection, and finds
 // that another has won in between, has lost.
 func TestLoserIsNotTheWinner(t *testing.T) {

@@ -132,6 +132,9 @@ func fromSQLite(ctx context.Context, e *sqlite.Error, err error) error {
 		t.means = []error{storage.ErrTooLarge}
 		return t
 	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
+		// SQLite's waiters do not queue: under load one may be passed over
+		// for the whole of the busy timeout, and deserves another turn.
+		t.means = append(t.means, errRetry)
 		t.note = "another process holds the SQLite file"
 	case sqlite3.SQLITE_FULL:
 		t.note = "the disk with the SQLite file is full"

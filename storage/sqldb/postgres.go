@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/lib/pq"
@@ -76,7 +77,8 @@ type connector struct {
 func (c connector) Driver() driver.Driver { return &pq.Driver{} }
 
 // Connect is called by database/sql, for new connections also outside of any
-// request: connect_timeout limits it.
+// request. Then connect_timeout limits it; otherwise the context too, which the
+// driver heeds only until the socket is open, not for the login that follows.
 func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 	p, err := pq.NewConnectorConfig(c.cfg.Clone())
 	if err != nil {
@@ -84,25 +86,34 @@ func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 	}
 	d := &dialer{}
 	p.Dialer(d)
+	unhook := context.AfterFunc(ctx, d.abort)
 	inner, err := p.Connect(ctx)
+	if err == nil && !unhook() {
+		inner.Close()
+		err = ctx.Err()
+	}
 	if err != nil {
+		unhook()
 		return nil, fmt.Errorf("%w: %w", errConnect, err)
 	}
-	d.made = true
 	full, ok := inner.(pqConn)
 	if !ok {
 		inner.Close()
 		return nil, fmt.Errorf("%w: the driver's connection lacks a method", errConnect)
 	}
-	return &conn{pqConn: full, socket: d.last}, nil
+	return &conn{pqConn: full, socket: d.settle()}, nil
 }
 
 // dialer remembers the socket of the connection that it was made for. The
 // driver also dials with it to send cancel requests; those it must not remember.
 type dialer struct {
-	net  net.Dialer
-	last net.Conn
-	made bool
+	net net.Dialer
+
+	// mu guards the rest. It is not held while dialing.
+	mu      sync.Mutex
+	last    net.Conn
+	settled bool // the login is over
+	aborted bool
 }
 
 func (d *dialer) Dial(network, address string) (net.Conn, error) {
@@ -117,10 +128,36 @@ func (d *dialer) DialTimeout(network, address string, timeout time.Duration) (ne
 
 func (d *dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	c, err := d.net.DialContext(ctx, network, address)
-	if err == nil && !d.made {
+	if err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.aborted && !d.settled {
+		c.Close()
+		return nil, context.Canceled
+	}
+	if !d.settled {
 		d.last = c
 	}
-	return c, err
+	return c, nil
+}
+
+// abort ends a login that is under way.
+func (d *dialer) abort() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.aborted = true
+	if d.last != nil && !d.settled {
+		d.last.Close()
+	}
+}
+
+func (d *dialer) settle() net.Conn {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.settled = true
+	return d.last
 }
 
 // pqConn is what database/sql uses of the driver's connection.

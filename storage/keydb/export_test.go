@@ -1,0 +1,4 @@
+package keydb
+
+// UnusedQuery is the look-up before every new key, for its plan.
+const UnusedQuery = unusedQuery
