@@ -256,6 +256,45 @@ func TestForgedSnapshotIsNotSigned(t *testing.T) {
 	}
 }
 
+// A store that hands out other bytes than those which the snapshot names.
+type altering struct {
+	storage.MetadataStore
+	role tuf.RoleName
+	data []byte
+}
+
+func (a *altering) Generation(ctx context.Context, gun tuf.GUN, roles ...tuf.RoleName) (*storage.Generation, error) {
+	gen, err := a.MetadataStore.Generation(ctx, gun, roles...)
+	if err == nil && a.data != nil && gen.Files[a.role].Data != nil {
+		gen.Files[a.role] = storage.NewMetadata(a.role, gen.Files[a.role].Version, a.data)
+	}
+	return gen, err
+}
+
+// What is named is checked again, whatever the store says: the owner of a
+// delegation must not be able to have another's old file count.
+func TestStoredFilesAreChecked(t *testing.T) {
+	for _, role := range []tuf.RoleName{tuf.RoleRoot, tuf.RoleTargets} {
+		store := &altering{role: role}
+		s := newStack(t, func(c *publish.Config) {
+			store.MetadataStore = c.Store
+			c.Store = store
+		})
+		r := s.repo(false, "targets/a")
+		s.must(r, r.Upload())
+		old := r.File(role)
+		s.must(r, r.Next(role))
+		up := r.Next("targets/a")
+		store.data = old
+		var rejection *publish.Rejection
+		if err := s.Publish(t.Context(), r.GUN, upload(up)); !errors.As(err, &rejection) || !strings.Contains(rejection.Msg, "stored "+string(role)) {
+			t.Errorf("%s: got %v", role, err)
+		}
+		store.data = nil
+		s.must(r, up)
+	}
+}
+
 // A row that no timestamp commits to is in the way of every next snapshot. That
 // is not the client's fault, and no reason to try fifty times.
 func TestBlockedByDebris(t *testing.T) {

@@ -67,6 +67,15 @@ var snapshotRules = []rule{
 		up[snapshot] = r.File(snapshot)
 		return up
 	}, err: storage.ErrVersionConflict},
+	{name: "comes after another delegation", client: true, stored: true, files: func(s *stack, r *tuftest.Repo) files {
+		stored := r.File(c)
+		late := r.Next(c)
+		r.Targets[c].Version--
+		r.Snapshot.Version--
+		r.Raw[c] = stored
+		s.must(r, r.Next(a))
+		return late
+	}, err: storage.ErrVersionConflict},
 	{name: "names older targets", client: true, stored: true, files: func(s *stack, r *tuftest.Repo) files {
 		old := tuf.MetaOf(r.File(targets))
 		s.must(r, r.Next(targets))
@@ -93,16 +102,16 @@ var snapshotRules = []rule{
 		return withMeta(r, a, m)
 	}},
 	{name: "names a delegation that was removed", client: true, stored: true, files: func(s *stack, r *tuftest.Repo) files {
-		old := tuf.MetaOf(r.File("targets/c"))
-		r.RemoveDelegation("targets/c")
+		old := tuf.MetaOf(r.File(c))
+		r.RemoveDelegation(c)
 		r.Targets[targets].Version++
-		up := withMeta(r, "targets/c", old)
+		up := withMeta(r, c, old)
 		up[targets] = r.File(targets)
 		return up
 	}, kind: publish.KindBadSnapshot, text: "it names targets/c, to which targets no longer delegates"},
 	{name: "drops a delegation that is there", client: true, stored: true, files: func(s *stack, r *tuftest.Repo) files {
 		r.Snapshot.Version++
-		r.Edit[snapshot] = func(m map[string]any) { delete(in(m, "meta"), "targets/c") }
+		r.Edit[snapshot] = func(m map[string]any) { delete(in(m, "meta"), string(c)) }
 		return r.Upload(snapshot)
 	}},
 }

@@ -287,11 +287,11 @@ var targetsRules = []rule{
 		return up
 	}, kind: publish.KindBadTargets, text: "tuf: invalid role targets/d. delegation does not exist"},
 	{name: "not delegated any more", stored: true, files: func(s *stack, r *tuftest.Repo) files {
-		r.Targets["targets/c"].Version++
-		file := r.File("targets/c")
-		r.RemoveDelegation("targets/c")
+		r.Targets[c].Version++
+		file := r.File(c)
+		r.RemoveDelegation(c)
 		up := r.Next(targets)
-		up["targets/c"] = file
+		up[c] = file
 		return up
 	}, kind: publish.KindBadTargets, text: "tuf: invalid role targets/c. delegation does not exist"},
 	{name: "delegated by a parent that was removed", stored: true, files: func(s *stack, r *tuftest.Repo) files {
@@ -329,7 +329,7 @@ var targetsRules = []rule{
 	})},
 	{name: "delegation by an Ed25519 key", files: repo(func(s *stack, r *tuftest.Repo) { r.SetKeys(a, 1, tuftest.NewKey(s, tuf.KeyED25519)) })},
 	{name: "same version", stored: true, files: func(s *stack, r *tuftest.Repo) files { return r.Upload(targets) }, err: storage.ErrVersionConflict},
-	{name: "same version of a leaf", stored: true, files: func(s *stack, r *tuftest.Repo) files { return r.Upload("targets/c") }, err: storage.ErrVersionConflict},
+	{name: "same version of a leaf", stored: true, files: func(s *stack, r *tuftest.Repo) files { return r.Upload(c) }, err: storage.ErrVersionConflict},
 	{name: "older version", stored: true, files: func(s *stack, r *tuftest.Repo) files {
 		first := r.Upload(targets, a)
 		s.must(r, r.Next(targets, a))
@@ -337,7 +337,7 @@ var targetsRules = []rule{
 	}, err: storage.ErrVersionConflict},
 	{name: "one of two is not new", stored: true, files: func(s *stack, r *tuftest.Repo) files {
 		up := r.Next(targets)
-		up["targets/c"] = r.File("targets/c")
+		up[c] = r.File(c)
 		return up
 	}, err: storage.ErrVersionConflict},
 	{name: "leap in versions", stored: true, files: next(func(s *stack, r *tuftest.Repo) { r.Targets[a].Version = 1000 }, a)},

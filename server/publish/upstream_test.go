@@ -124,6 +124,7 @@ var deliberate = map[string]string{
 	"targets/delegated by a parent that was removed":                    "no detail",
 	"snapshot/version beyond 32 bits":                                   "accepts: its database refuses it with the same answer",
 	"snapshot/same version":                                             "accepts: its database refuses it with the same answer",
+	"snapshot/comes after another delegation":                           "accepts: its database refuses it with the same answer",
 	"snapshot/wrong length":                                             "accepts: clients read no more than the length, and fail",
 	"snapshot/only sha512":                                              "accepts: clients ask for files by their SHA-256, and find none",
 	"snapshot/names what nobody has":                                    "accepts: 404 for readers",
