@@ -109,6 +109,9 @@ func (c *child) stop() error {
 		<-c.done
 		return fmt.Errorf("%s did not end within %v and was killed", c.name, devStop)
 	}
+	if ws, ok := c.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && ws.Signaled() && ws.Signal() == syscall.SIGTERM {
+		return nil // told to end before it had got so far as to listen to signals
+	}
 	if c.err != nil {
 		return fmt.Errorf("ending %s: %w", c.name, c.err)
 	}

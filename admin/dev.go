@@ -71,19 +71,17 @@ func RunDev(ctx context.Context, cfg DevConfig, ready func(DevInfo)) (err error)
 	if err := d.signer.start(); err != nil {
 		return err
 	}
-	if err := d.await(ctx, "the signer to listen", d.signerListens); err != nil {
+	if err := d.await(ctx, "the signer to listen", d.signerListens); err != nil || ctx.Err() != nil {
 		return err
 	}
 	d.server = &child{name: "trust-server", path: d.serverPath, config: d.file("server.json"), log: d.info.ServerLog}
 	if err := d.server.start(); err != nil {
 		return err
 	}
-	if err := d.await(ctx, "both programs to be healthy", d.healthy()); err != nil {
+	if err := d.await(ctx, "both programs to be healthy", d.healthy); err != nil || ctx.Err() != nil {
 		return err
 	}
-	if ctx.Err() == nil {
-		ready(d.info)
-	}
+	ready(d.info)
 	return d.watch(ctx)
 }
 
@@ -249,7 +247,8 @@ func findProgram(given, name string) (string, error) {
 	return path, nil
 }
 
-// await polls until ok returns nil, one of the programs ends, or ctx does.
+// await polls until ok returns nil, one of the programs ends, or ctx does, which
+// is no error.
 func (d *dev) await(ctx context.Context, what string, ok func(context.Context) error) error {
 	deadline := time.NewTimer(devStart)
 	defer deadline.Stop()
@@ -284,18 +283,16 @@ func (d *dev) signerListens(ctx context.Context) error {
 
 // healthy asks the server as a client of it would, over TLS with our CA; the
 // server answers 200 only if it has asked the signer too.
-func (d *dev) healthy() func(context.Context) error {
-	return func(ctx context.Context) error {
-		store, err := certs.Load(certs.Config{Files: certs.Files{CA: d.info.CA}})
-		if err != nil {
-			return err
-		}
-		host, _, err := net.SplitHostPort(d.info.Host)
-		if err != nil {
-			return err
-		}
-		return askHealth(ctx, d.info.URL, store.Client(host))
+func (d *dev) healthy(ctx context.Context) error {
+	store, err := certs.Load(certs.Config{Files: certs.Files{CA: d.info.CA}})
+	if err != nil {
+		return err
 	}
+	host, _, err := net.SplitHostPort(d.info.Host)
+	if err != nil {
+		return err
+	}
+	return askHealth(ctx, d.info.URL, store.Client(host))
 }
 
 func askHealth(ctx context.Context, url string, cfg *tls.Config) error {

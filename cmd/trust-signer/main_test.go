@@ -257,9 +257,15 @@ func TestMemory(t *testing.T) {
 	t.Parallel()
 	s := newSetup(t)
 	s.cfg["storage"] = map[string]any{"backend": "memory"}
-	p, c := s.start(t, nil)
+	tmp := t.TempDir()
+	p, c := s.start(t, []string{"TMPDIR=" + tmp})
 	if err := sign(t, c, createKey(t, c)); err != nil {
 		t.Error(err)
+	}
+	p.Signal(t, syscall.SIGTERM)
+	p.Wait(t)
+	if left, err := os.ReadDir(tmp); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
 	}
 	if !strings.Contains(p.Stderr.String(), "nothing is kept") {
 		t.Error("it does not warn")
