@@ -293,21 +293,33 @@ func TestSnapshotWithDeadDelegation(t *testing.T) {
 	}
 }
 
-// The dead name taken up at once, without a publish in between that tidies up.
+// The dead name taken up at once, without a publish in between that tidies up:
+// its old file does not come back with it.
 func TestDeadDelegationRevivedAtOnce(t *testing.T) {
-	s := newStack(t)
-	repo := s.repo(false, "targets/dead", "targets/dead/child", "targets/live")
-	k := tuftest.NewKey(t, tuf.KeyECDSA)
-	s.signer.add(k, repo.GUN, tuf.RoleSnapshot)
-	repo.SetKeys(tuf.RoleSnapshot, 1, k)
-	s.storeDead(repo)
-	clear(repo.Raw)
-	repo.Snapshot = nil
-	repo.AddDelegation("targets/dead")
-	repo.Targets[tuf.RoleTargets].Version++
-	s.must(repo, repo.Upload(tuf.RoleTargets, "targets/dead"))
-	if diff := cmp.Diff([]string{"root", "targets", "targets/dead", "targets/live"}, s.names(repo.GUN)); diff != "" {
-		t.Error(diff)
+	for _, withFile := range []bool{true, false} {
+		s := newStack(t)
+		repo := s.repo(false, "targets/dead", "targets/dead/child", "targets/live")
+		k := tuftest.NewKey(t, tuf.KeyECDSA)
+		s.signer.add(k, repo.GUN, tuf.RoleSnapshot)
+		repo.SetKeys(tuf.RoleSnapshot, 1, k)
+		s.storeDead(repo)
+		clear(repo.Raw)
+		repo.Snapshot = nil
+		repo.AddDelegation("targets/dead")
+		repo.Targets[tuf.RoleTargets].Version++
+		want := []string{"root", "targets", "targets/live"}
+		files := []tuf.RoleName{tuf.RoleTargets}
+		if withFile {
+			want = []string{"root", "targets", "targets/dead", "targets/live"}
+			files = append(files, "targets/dead")
+		}
+		s.must(repo, repo.Upload(files...))
+		if diff := cmp.Diff(want, s.names(repo.GUN)); diff != "" {
+			t.Error(diff)
+		}
+		if !withFile {
+			s.must(repo, repo.Upload("targets/dead"))
+		}
 	}
 }
 

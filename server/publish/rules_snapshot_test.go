@@ -210,6 +210,13 @@ var repositoryRules = []rule{
 	{name: "targets raise a delegation's threshold", stored: true, files: next(func(s *stack, r *tuftest.Repo) {
 		r.SetKeys(a, 2, r.Keys[a][0], r.NewKey(a))
 	}, targets), kind: publish.KindBadTargets, text: "notary witness"},
+	{name: "targets raise a delegation's threshold, keys as before", stored: true, files: func(s *stack, r *tuftest.Repo) files {
+		k := r.Keys[a][0]
+		r.SetKeys(a, 1, k, tuftest.Public(r.NewKey(a).Key))
+		s.must(r, r.Next(targets))
+		r.Delegation(a).Threshold = 2
+		return r.Next(targets)
+	}, kind: publish.KindBadTargets, text: "targets/a as stored on the server " + witness},
 	{name: "targets list another key under the same ID", stored: true, files: next(func(s *stack, r *tuftest.Repo) {
 		r.Targets[targets].Delegations.Keys[r.Keys[a][0].ID()] = r.NewKey(a).Key
 	}, targets), kind: publish.KindBadTargets, text: "targets/a as stored on the server " + witness},

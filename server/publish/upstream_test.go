@@ -141,6 +141,7 @@ var deliberate = map[string]string{
 	"repository/the same with a snapshot of the client":                 "accepts: clients refuse the targets",
 	"repository/targets replace a delegation's key":                     "accepts: clients skip the delegation",
 	"repository/targets raise a delegation's threshold":                 "accepts: clients skip the delegation",
+	"repository/targets raise a delegation's threshold, keys as before": "accepts: clients skip the delegation",
 	"repository/targets list another key under the same ID":             "accepts: clients skip the delegation",
 	"repository/a delegation replaces its child's key":                  "accepts: clients skip the delegation",
 	"repository/the same with a snapshot of the client, which is right": "accepts: clients skip the delegation",
