@@ -10,8 +10,9 @@ const (
 	// MaxDepth bounds the nesting of JSON, so that a few megabytes of "[" can
 	// not exhaust the stack of this process or of a client's.
 	MaxDepth = 64
-	// MaxSignatures bounds the work that one file can ask of the verifier.
-	MaxSignatures = 1000
+	// MaxSignatures bounds the work that one file can ask of the verifier: each
+	// Ed25519 signature hashes the whole file.
+	MaxSignatures = 100
 )
 
 // An Envelope is one file in the form common to all roles. Parsing it says

@@ -182,3 +182,23 @@ func TestAuthority(t *testing.T) {
 		t.Errorf("snapshot read as targets: %v", err)
 	}
 }
+
+// TestNobody: what no key is listed for, nobody can sign.
+func TestNobody(t *testing.T) {
+	repo := newRepo(t)
+	e, err := tuf.ParseEnvelope(repo.File("targets"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := repo.Root.Authority("targets")
+	none, negative, unlisted := a, a, a
+	none.Threshold, negative.Threshold, unlisted.KeyIDs = 0, -1, nil
+	for name, a := range map[string]tuf.Authority{
+		"zero": {}, "threshold 0": none, "negative threshold": negative, "keys that the role does not list": unlisted,
+		"missing role": repo.Root.Authority("nobody"),
+	} {
+		if err := e.Verify("targets", a); err == nil || !strings.HasPrefix(err.Error(), "valid signatures did not meet threshold") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

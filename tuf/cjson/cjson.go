@@ -236,13 +236,25 @@ func (r *Reader) sortMembers(out []byte, members []member) error {
 	return nil
 }
 
-// compareNames orders two names by the bytes that they mean, not by those that
-// they are written with.
+// compareNames orders two canonical names by the bytes that they mean, not by
+// those that they are written with.
 func compareNames(a, b []byte) int {
 	if bytes.IndexByte(a, '\\') < 0 && bytes.IndexByte(b, '\\') < 0 {
 		return bytes.Compare(a, b)
 	}
-	return bytes.Compare(unescape(nil, a), unescape(nil, b))
+	for len(a) > 0 && len(b) > 0 {
+		if a[0] == '\\' {
+			a = a[1:]
+		}
+		if b[0] == '\\' {
+			b = b[1:]
+		}
+		if a[0] != b[0] {
+			return int(a[0]) - int(b[0])
+		}
+		a, b = a[1:], b[1:]
+	}
+	return len(a) - len(b)
 }
 
 // appendNumber writes a number as it is after a float64. One that can not be
