@@ -186,24 +186,8 @@ func (p *publish) statement() (string, []any) {
 	version := a.add(int64(p.timestamp.Version)) + "::integer"
 	sum := a.add(p.timestamp.Checksum.String()) + "::text"
 	var b strings.Builder
-	b.WriteString(`with uploaded (role, version) as (` + a.versions(p.uploaded) + `)`)
-	if p.Base == nil {
-		b.WriteString(`,
-		free as (select 1 where not exists (select 1 from tuf_files where gun = ` + gun + `))`)
-	} else {
-		b.WriteString(`,
-		base as (
-			select sha256, version from tuf_files
-			where gun = ` + gun + ` and role = 'timestamp' and deleted_at is null
-			order by version desc limit 1
-			for no key update),
-		free as (
-			select 1 from base
-			where sha256 = ` + a.add(p.Base.String()) + ` and version = ` + version + ` - 1
-				and not exists (` + conflict(gun) + `)
-				and not exists (select 1 from tuf_files
-					where gun = ` + gun + ` and role = any(` + a.add(sqldb.Postgres.List(p.revived)) + `::text[])))`)
-	}
+	b.WriteString(`with `)
+	p.free(&b, &a, gun, version)
 	b.WriteString(`,
 		file (n, role, version, sha256, data) as (values `)
 	for i, f := range p.Files {
@@ -222,6 +206,37 @@ func (p *publish) statement() (string, []any) {
 		select %[2]s, %[1]s, %[3]s, %[4]s, 'update' from (select count(*) as n from put) p where p.n = %[5]d`,
 		gun, now, version, sum, len(p.Files))
 	return b.String(), a
+}
+
+// free writes the queries that find one row if the set may be stored. Each part
+// costs the planner time, so only those are written that have something to ask.
+func (p *publish) free(b *strings.Builder, a *arguments, gun, version string) {
+	if p.Base == nil {
+		b.WriteString(`free as (select 1 where not exists (select 1 from tuf_files where gun = ` + gun + `))`)
+		return
+	}
+	if len(p.uploaded) > 0 {
+		b.WriteString(`uploaded (role, version) as (` + a.versions(p.uploaded) + `),
+		`)
+	}
+	b.WriteString(`base as (
+			select sha256, version from tuf_files
+			where gun = ` + gun + ` and role = 'timestamp' and deleted_at is null
+			order by version desc limit 1
+			for no key update),
+		free as (
+			select 1 from base
+			where sha256 = ` + a.add(p.Base.String()) + ` and version = ` + version + ` - 1`)
+	if len(p.uploaded) > 0 {
+		b.WriteString(`
+				and not exists (` + conflict(gun) + `)`)
+	}
+	if len(p.revived) > 0 {
+		b.WriteString(`
+				and not exists (select 1 from tuf_files
+					where gun = ` + gun + ` and role = any(` + a.add(sqldb.Postgres.List(p.revived)) + `::text[]))`)
+	}
+	b.WriteString(`)`)
 }
 
 // inTx stores the set in a transaction, after removing what is in its way and
