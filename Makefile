@@ -6,7 +6,7 @@ SHELL := /bin/sh
 export GOFLAGS := $(GOFLAGS) -buildvcs=false
 
 # FUZZTIME is how long each fuzz target runs.
-FUZZTIME ?= 3s
+FUZZTIME ?= 5s
 # VULNDB is a Go vulnerability database, unpacked or as a .tar.gz.
 VULNDB ?= $(firstword $(wildcard ../shared/vulndb.tar.gz))
 

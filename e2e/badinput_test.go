@@ -13,9 +13,9 @@ import (
 )
 
 // maxServerMemory bounds what a server may ever have had in memory while it was
-// fed some 3 GiB of rubbish. By default all uploads together may hold 256 MiB; the
-// rest is what the collector has not swept yet.
-const maxServerMemory = 640 << 20
+// fed some 3 GiB of rubbish. By default all uploads together may hold 256 MiB, and the
+// collector lets the heap grow to twice what is held and more before it sweeps.
+const maxServerMemory = 768 << 20
 
 const boundary = "e2e-boundary"
 
