@@ -40,7 +40,7 @@ func newRepo(tb testing.TB) *tuftest.Repo {
 // judged by upstream as well: the same verdict, in the same words.
 func TestChanges(t *testing.T) {
 	for name, changes := range map[string][]change{
-		"common": commonChanges(), "root": rootChanges(), "certificates": certificateChanges(),
+		"signatures": signatureChanges(), "form": formChanges(), "header": headerChanges(), "root": rootChanges(), "certificates": certificateChanges(),
 		"targets": targetsChanges(), "delegations": delegationChanges(), "meta": metaChanges(),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -134,8 +134,9 @@ func object(m map[string]any, path ...string) map[string]any {
 	return m
 }
 
-// commonChanges are about the form that all files have, shown at targets.
-func commonChanges() []change {
+// signatureChanges and the next two are about what all files have in common,
+// shown at targets.
+func signatureChanges() []change {
 	const r = tuf.RoleTargets
 	sigs := func(f func(m []byte, s []tuf.Signature) []tuf.Signature) func(*testing.T, *tuftest.Repo) {
 		return func(t *testing.T, repo *tuftest.Repo) { t.Helper(); resign(t, repo, r, f) }
@@ -206,7 +207,12 @@ func commonChanges() []change {
 			k.Public = nil
 			repo.SetKeys(r, 1, &k)
 		}, r, threshold, false},
+	}
+}
 
+func formChanges() []change {
+	const r = tuf.RoleTargets
+	return []change{
 		{"signed missing", raw(r, func(b []byte) []byte { return []byte(`{"signatures":[{}]}`) }), r, "file contained an empty payload", true},
 		{"signed null", raw(r, func(b []byte) []byte { return []byte(`{"signed":null,"signatures":[{}]}`) }), r, "file contained an empty payload", true},
 		{"signed an array", raw(r, func(b []byte) []byte { return []byte(`{"signed":[],"signatures":[{}]}`) }), r, "expected an object, not an array", true},
@@ -239,7 +245,12 @@ func commonChanges() []change {
 		{"fraction in the signed part", set(r, "x", 1.5), r, "json: unsupported value: 1.5", false},
 		{"number too large for a float", replace(r, `"version":1`, `"version":1,"x":1e400`), r, "json: cannot unmarshal number 1e400 into Go value of type float64", false},
 		{"number beyond 2^53", replace(r, `"version":1`, `"version":1,"x":9007199254740993`), "", "", false},
+	}
+}
 
+func headerChanges() []change {
+	const r = tuf.RoleTargets
+	return []change{
 		{"type wrong", set(r, "_type", "Root"), r, "targets type metadata invalid: expected type Targets, not Root", false},
 		{"type in lower case", set(r, "_type", "targets"), r, "targets type metadata invalid: expected type Targets, not targets", false},
 		{"type missing", set(r, "_type", nil), r, "targets type metadata invalid: expected type Targets, not ", false},
@@ -428,6 +439,10 @@ func certificateChanges() []change {
 		}), r, none, false},
 		{"a key beside the certificate", issued(good, func(b []byte) []byte {
 			return append(b, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: []byte("x")})...)
+		}), r, none, false},
+		{"a certificate beside it that is called otherwise", issued(good, func(b []byte) []byte {
+			block, rest := pem.Decode(b)
+			return append(pem.EncodeToMemory(block), bytes.ReplaceAll(rest, []byte(" CERTIFICATE"), []byte(" X509 CERTIFICATE"))...)
 		}), r, none, false},
 		{"a broken certificate beside it", issued(good, func(b []byte) []byte {
 			return append(b, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("x")})...)

@@ -1,7 +1,13 @@
 package tuf_test
 
 import (
+	"bytes"
+	"crypto"
 	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"slices"
 	"testing"
 	"time"
 
@@ -52,6 +58,7 @@ func TestSignatures(t *testing.T) {
 			sigs := map[string][]byte{
 				"good": s.Sig, "empty": nil, "short": s.Sig[1:], "long": append([]byte{0}, s.Sig...),
 				"flipped": flip(s.Sig), "zero": make([]byte, len(s.Sig)), "half": s.Sig[:len(s.Sig)/2],
+				"zero in the middle": slices.Insert(slices.Clone(s.Sig), len(s.Sig)/2, 0),
 			}
 			public := data.NewPublicKey(k.Type, k.Public)
 			accepted := 0
@@ -84,6 +91,24 @@ func TestSignatures(t *testing.T) {
 	}
 }
 
+// TestSalt: a PSS signature has a salt of 32 bytes.
+func TestSalt(t *testing.T) {
+	k := tuftest.NewKey(t, tuf.KeyRSA)
+	message := []byte("message")
+	digest := sha256.Sum256(message)
+	for _, length := range []int{rsa.PSSSaltLengthAuto, 20, 32, 64} {
+		sig, err := k.Private.Sign(rand.Reader, digest[:], &rsa.PSSOptions{SaltLength: length, Hash: crypto.SHA256})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := k.VerifySignature(tuf.MethodRSAPSS, message, sig)
+		theirs := signed.VerifySignature(message, &data.Signature{Method: data.RSAPSSSignature, Signature: sig}, data.NewPublicKey(k.Type, k.Public))
+		if (got == nil) != (theirs == nil) || (got == nil) != (length == 32) {
+			t.Errorf("salt of %d bytes: %v; upstream: %v", length, got, theirs)
+		}
+	}
+}
+
 func flip(b []byte) []byte {
 	out := append([]byte(nil), b...)
 	out[len(out)-1] ^= 1
@@ -102,8 +127,10 @@ func TestKeyIDs(t *testing.T) {
 			t.Errorf("%s: canonical ID %s, %v; upstream's %s, %v", name, got, err, want, theirs)
 		}
 	}
+	headers := tuftest.NewKey(t, tuf.KeyECDSA).Certify(t, tuftest.Cert{}).Key
+	headers.Public = bytes.Replace(headers.Public, []byte("-----\n"), []byte("-----\nrole: root\n\n"), 1)
 	for _, k := range []tuf.Key{
-		{}, {Type: "x"}, {Type: "ecdsa", Public: []byte{}}, {Type: "\"\\<\n", Public: []byte("abc")}, {Type: tuf.KeyRSAX509, Public: []byte("no certificate")},
+		headers, {}, {Type: "x"}, {Type: "ecdsa", Public: []byte{}}, {Type: "\"\\<\n", Public: []byte("abc")}, {Type: tuf.KeyRSAX509, Public: []byte("no certificate")},
 	} {
 		public := data.NewPublicKey(k.Type, k.Public)
 		if string(k.ID()) != public.ID() {

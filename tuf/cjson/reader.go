@@ -69,9 +69,6 @@ func (r *Reader) Kind() Kind {
 	return None
 }
 
-// Offset is how many bytes have been read.
-func (r *Reader) Offset() int { return r.pos }
-
 // End fails unless only white space is left.
 func (r *Reader) End() error {
 	r.space()
