@@ -62,3 +62,29 @@ func TestSQLite(t *testing.T) {
 		return storagetest.KeyDB{Store: keydb.New(open(t, c)), Replica: keydb.New(open(t, c)), SQL: typed(t, "sqlite", "file:"+path+"?_busy_timeout=5000")}
 	})
 }
+
+// TestCheck: a health check passes on the tables that migrations make, and on
+// nothing less.
+func TestCheck(t *testing.T) {
+	t.Parallel()
+	for _, c := range []sqldb.Config{
+		{Backend: "postgres", URL: pgtest.URL(t)},
+		{Backend: "sqlite3", URL: filepath.Join(t.TempDir(), "check.db")},
+	} {
+		bare, err := sqldb.Open(t.Context(), c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer bare.Close()
+		s := keydb.New(bare)
+		if err := s.Check(t.Context()); err == nil {
+			t.Errorf("%s: an empty database is healthy", c.Backend)
+		}
+		if err := migrations.Apply(t.Context(), bare, migrations.Signer); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Check(t.Context()); err != nil {
+			t.Errorf("%s: %v", c.Backend, err)
+		}
+	}
+}

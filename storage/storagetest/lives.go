@@ -45,6 +45,16 @@ func testRevived(t *testing.T, db MetadataDB) {
 	must(t, db.Store.Publish(ctx, r.Next(relA, relB)))
 	r.Holds(t, db.Store)
 
+	// Of the earlier life only a later version is left, which is in nobody's
+	// way at first.
+	must(t, db.Store.Publish(ctx, r.Next(relA)))
+	must(t, db.Store.Publish(ctx, r.Remove(relA)))
+	db.SQL(t, `delete from tuf_files where gun = $1 and role = $2 and version <= 2`, string(gun), string(relA))
+	must(t, db.Store.Publish(ctx, r.Next(relA)))
+	must(t, db.Store.Publish(ctx, r.Next(relA)))
+	must(t, db.Store.Publish(ctx, r.Next(relA)))
+	r.Holds(t, db.Store)
+
 	// A stale set that revives must not remove anything.
 	stale := From(&storage.Generation{GUN: gun, Timestamp: before.Current[tuf.RoleTimestamp], Files: before.Current}, "stale")
 	wantErr(t, db.Store.Publish(ctx, stale.Next(relA)), storage.ErrStale)

@@ -323,6 +323,13 @@ func testStale(t *testing.T, db MetadataDB) {
 	wantErr(t, db.Store.Publish(ctx, again.Next(relB)), storage.ErrStale)
 	_, err = db.Store.Generation(ctx, gun)
 	wantErr(t, err, storage.ErrNotFound)
+
+	// A base of the same version, but of an earlier life of the GUN.
+	fresh := NewRepo(gun, "second life")
+	must(t, db.Store.Publish(ctx, fresh.Next(tuf.RoleRoot, tuf.RoleTargets)))
+	earlier := From(base, "first life")
+	wantErr(t, db.Store.Publish(ctx, earlier.Next(relB)), storage.ErrStale)
+	fresh.Holds(t, db.Store)
 }
 
 func testGenerationRoles(t *testing.T, db MetadataDB) {
