@@ -26,6 +26,7 @@ func FuzzParse(f *testing.F) {
 	}
 	for _, s := range []string{`{}`, `null`, `[]`, `{"signed":null,"signatures":[null]}`, `{"signed":{"_type":"Targets","version":1,"delegations":{"roles":[null]}}}`,
 		`{"signed":{"_type":"Snapshot","version":1,"meta":{"root":null}}}`, `{"signed":{"_type":"Root","version":1,"keys":null,"roles":{"root":null}}}`,
+		`{"signed":{"_type":"Targets","version":1,"delegations":{"keys":{"a":{"keyval":{"public":""}},"b":{"keyval":{"public":null}},"c":null}}}}`,
 		`{"signed":{"expires":"2030-01-02T03:04:05.000000001+14:00","version":-9223372036854775808},"signatures":[{"sig":"AA==","method":"ECDSA"}]}`} {
 		f.Add([]byte(s), "targets")
 	}
@@ -71,7 +72,7 @@ func agree(t *testing.T, file []byte, what string, ours, theirs error) {
 type view struct {
 	Version int64
 	Expires string
-	Keys    map[string]tuf.Key
+	Keys    map[string]string // what they say, and their IDs
 	Roles   []string
 	Files   map[string]string
 }
@@ -89,7 +90,7 @@ func ourFiles[N ~string](files map[N]tuf.FileMeta) map[string]string {
 }
 
 func ourView(e *tuf.Envelope, role tuf.RoleName) (v view, err error) {
-	v = view{Version: e.Version, Expires: e.Expires.Format(time.RFC3339Nano), Keys: map[string]tuf.Key{}}
+	v = view{Version: e.Version, Expires: e.Expires.Format(time.RFC3339Nano), Keys: map[string]string{}}
 	switch role {
 	case "root":
 		r, err := e.Root()
@@ -97,7 +98,7 @@ func ourView(e *tuf.Envelope, role tuf.RoleName) (v view, err error) {
 			return v, err
 		}
 		for id, k := range r.Keys {
-			v.Keys[string(id)] = k
+			v.Keys[string(id)] = fmt.Sprintf("%q %x %s", k.Type, k.Public, k.ID())
 		}
 		for _, name := range slices.Sorted(maps.Keys(r.Roles)) {
 			v.Roles = append(v.Roles, fmt.Sprintf("%q %d %q", name, r.Roles[name].Threshold, r.Roles[name].KeyIDs))
@@ -121,7 +122,7 @@ func ourView(e *tuf.Envelope, role tuf.RoleName) (v view, err error) {
 		}
 		v.Files = ourFiles(targets.Files())
 		for id, k := range targets.Delegations.Keys {
-			v.Keys[string(id)] = k
+			v.Keys[string(id)] = fmt.Sprintf("%q %x %s", k.Type, k.Public, k.ID())
 		}
 		for _, d := range targets.Delegations.Roles {
 			v.Roles = append(v.Roles, fmt.Sprintf("%q %d %q %q", d.Name, d.Threshold, d.KeyIDs, d.Paths))
@@ -153,11 +154,11 @@ func theirView(file []byte, role data.RoleName) (v view, err error) {
 		return v, err
 	}
 	common := func(c data.SignedCommon) {
-		v = view{Version: int64(c.Version), Expires: c.Expires.Format(time.RFC3339Nano), Keys: map[string]tuf.Key{}}
+		v = view{Version: int64(c.Version), Expires: c.Expires.Format(time.RFC3339Nano), Keys: map[string]string{}}
 	}
 	keys := func(keys data.Keys) {
 		for id, k := range keys {
-			v.Keys[id] = tuf.Key{Type: k.Algorithm(), Public: k.Public()}
+			v.Keys[id] = fmt.Sprintf("%q %x %s", k.Algorithm(), k.Public(), k.ID())
 		}
 	}
 	switch role {

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
+	"crypto/x509"
 	"slices"
 	"testing"
 	"time"
@@ -89,6 +90,33 @@ func TestSignatures(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestKeyTypes: the type decides how a key may sign, whatever its content is.
+func TestKeyTypes(t *testing.T) {
+	message := []byte("message")
+	for name, k := range allKeys(t) {
+		s := k.Sign(t, message)
+		for _, typ := range []string{tuf.KeyECDSA, tuf.KeyECDSAX509, tuf.KeyRSA, tuf.KeyRSAX509, tuf.KeyED25519, "ECDSA", ""} {
+			for what, content := range map[string][]byte{"same": k.Public, "DER": der(t, k)} {
+				key := tuf.Key{Type: typ, Public: content}
+				got := key.VerifySignature(s.Method, message, s.Sig)
+				theirs := signed.VerifySignature(message, &data.Signature{Method: data.SigAlgorithm(s.Method), Signature: s.Sig}, data.NewPublicKey(typ, content))
+				if (got == nil) != (theirs == nil) {
+					t.Errorf("%s (%s) as %s: %v; upstream: %v", name, what, typ, got, theirs)
+				}
+			}
+		}
+	}
+}
+
+func der(t *testing.T, k *tuftest.Key) []byte {
+	t.Helper()
+	b, err := x509.MarshalPKIXPublicKey(k.Private.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }
 
 // TestSalt: a PSS signature has a salt of 32 bytes.
