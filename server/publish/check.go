@@ -12,7 +12,7 @@ import (
 
 // errMoved: while the check read more of a generation, a newer one took its
 // place. The check must begin anew.
-var errMoved = errors.New("the generation is no longer current")
+var errMoved = fmt.Errorf("reading more of a generation: %w", storage.ErrStale)
 
 // A checked is an upload that has passed every rule. Only check makes one, and
 // complete takes nothing else, so that what is not checked cannot be stored.

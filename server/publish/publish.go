@@ -164,14 +164,8 @@ func (p *Publisher) Publish(ctx context.Context, gun tuf.GUN, up Upload) error {
 			return fmt.Errorf("publishing %s: %w", gun, err)
 		}
 		base, err := p.attempt(ctx, gun, u, now)
-		switch {
-		case errors.Is(err, errMoved): // only a read was in vain
-		case !errors.Is(err, storage.ErrStale):
+		if !errors.Is(err, storage.ErrStale) {
 			return err
-		case u.files[tuf.RoleSnapshot] != nil:
-			// The client signed a snapshot of a generation that is no longer
-			// current. Only the client can make another.
-			return fmt.Errorf("publishing %s: %w", gun, storage.ErrVersionConflict)
 		}
 		u.raced = true
 		if blocked++; base != last {
@@ -194,6 +188,9 @@ func (p *Publisher) attempt(ctx context.Context, gun tuf.GUN, u *upload, now tim
 	}
 	if gen != nil {
 		base = gen.Timestamp.Checksum
+	}
+	if u.outrun(gen) {
+		return base, fmt.Errorf("publishing %s: another snapshot came first: %w", gun, storage.ErrVersionConflict)
 	}
 	// Step 2: the check. Only what it returns can be completed and stored.
 	c, err := p.check(ctx, gun, u, gen, now)
@@ -280,6 +277,24 @@ type upload struct {
 	snapshot *tuf.Snapshot // the typed view of an uploaded snapshot, if it has one
 	// raced: somebody else published this GUN since the upload arrived.
 	raced bool
+	// first is the snapshot that was current at the first attempt; zero if
+	// there was none.
+	first     tuf.Checksum
+	attempted bool
+}
+
+// outrun reports whether the client has signed a snapshot over another one than
+// is current now. Only the client could make a newer. A mere renewal of the
+// timestamp in between does not harm it.
+func (u *upload) outrun(gen *storage.Generation) bool {
+	var current tuf.Checksum
+	if gen != nil {
+		current = gen.Files[tuf.RoleSnapshot].Checksum
+	}
+	if !u.attempted {
+		u.first, u.attempted = current, true
+	}
+	return u.snapshot != nil && current != u.first
 }
 
 func parseUpload(up Upload) (*upload, error) {

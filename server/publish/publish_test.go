@@ -293,6 +293,17 @@ func TestSnapshotWithDeadDelegation(t *testing.T) {
 	}
 }
 
+// The same where targets delegate to nobody any more.
+func TestSnapshotWithNothingButDead(t *testing.T) {
+	s := newStack(t)
+	repo := s.repo(true, "targets/dead", "targets/dead/child")
+	s.storeDead(repo)
+	if err := s.Publish(t.Context(), repo.GUN, upload(repo.Next(tuf.RoleTargets))); err != nil {
+		t.Error(err)
+	}
+	s.fsck(repo.GUN)
+}
+
 // The dead name taken up at once, without a publish in between that tidies up:
 // its old file does not come back with it.
 func TestDeadDelegationRevivedAtOnce(t *testing.T) {

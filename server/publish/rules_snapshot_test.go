@@ -86,6 +86,14 @@ var snapshotRules = []rule{
 		s.must(r, r.Next(a))
 		return withMeta(r, a, old)
 	}, kind: publish.KindBadSnapshot, text: "it names another version of targets/a than the current one"},
+	{name: "names a stored delegation by its sha512 alone", client: true, stored: true, files: func(s *stack, r *tuftest.Repo) files {
+		m := tuf.MetaOf(r.File(a))
+		delete(m.Hashes, "sha256")
+		return withMeta(r, a, m)
+	}, kind: publish.KindBadSnapshot, text: "missing targets/a sha256 checksum information"},
+	{name: "names what nobody has, beside what is stored", client: true, stored: true, files: func(s *stack, r *tuftest.Repo) files {
+		return withMeta(r, "targets/d", tuf.MetaOf(r.File(a)))
+	}, kind: publish.KindBadSnapshot, text: "it names targets/d, which is neither uploaded nor stored"},
 	{name: "names the current file by a wrong length", client: true, stored: true, files: func(s *stack, r *tuftest.Repo) files {
 		m := tuf.MetaOf(r.File(a))
 		m.Length++

@@ -133,6 +133,8 @@ var deliberate = map[string]string{
 	"snapshot/targets not uploaded":                                     "accepts: 404 for readers",
 	"snapshot/names older targets":                                      "accepts: a rollback",
 	"snapshot/names an older delegation":                                "accepts: a rollback",
+	"snapshot/names a stored delegation by its sha512 alone":            "accepts: clients ask for files by their SHA-256, and find none",
+	"snapshot/names what nobody has, beside what is stored":             "accepts: 404 for readers",
 	"snapshot/names the current file by a wrong length":                 "accepts: clients read no more than the length, and fail",
 	"snapshot/names the current file by a wrong sha512":                 "accepts: clients refuse the file",
 	"snapshot/names a delegation that was removed":                      "accepts: a file that nobody vouches for",
