@@ -101,7 +101,7 @@ func TestPublishRefused(t *testing.T) {
 	})
 	t.Run("a GUN that cannot be", func(t *testing.T) {
 		for target, msg := range map[string]string{
-			"/v2/" + strings.Repeat("a", 300) + "/_trust/tuf/": "invalid name: a GUN has at most 255 bytes, this one 300",
+			"/v2/" + strings.Repeat("a", 300) + "/_trust/tuf/": "invalid name: a GUN has at most 255 characters",
 			"/v2/a%00b/_trust/tuf/":                            "invalid name: GUN has a NUL or '*'",
 			"/v2/a%FFb/_trust/tuf/":                            "invalid name: GUN is not UTF-8",
 		} {

@@ -138,8 +138,8 @@ func checkAlgorithm(algorithm string) error {
 // checkName holds a GUN or role of a new key to what its column can hold. More
 // is not asked: upstream takes any, the empty one included.
 func checkName(what, name string) error {
-	if len(name) > tuf.MaxName {
-		return fmt.Errorf("%w: %s of %d bytes, want at most %d", storage.ErrInvalid, what, len(name), tuf.MaxName)
+	if tuf.TooLong(name) {
+		return fmt.Errorf("%w: %s of %d bytes, want at most %d characters", storage.ErrInvalid, what, len(name), tuf.MaxName)
 	}
 	if strings.ContainsRune(name, 0) || !utf8.ValidString(name) {
 		return fmt.Errorf("%w: %s with a NUL, or not UTF-8", storage.ErrInvalid, what)

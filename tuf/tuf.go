@@ -20,8 +20,8 @@ import (
 	"unicode/utf8"
 )
 
-// MaxName is the longest GUN or role name, in bytes: the width of the database
-// columns that upstream made.
+// MaxName is the longest GUN or role name, in characters: the width of the
+// database columns that upstream made.
 const MaxName = 255
 
 // Sentinels. Callers match them with errors.Is; the text around them says more.
@@ -38,17 +38,17 @@ var (
 // "registry.example.com:5000/team/app". Only [ParseGUN] makes one from input.
 type GUN string
 
-// ParseGUN checks s at the edge: 1 to [MaxName] bytes of UTF-8 without NUL or
+// ParseGUN checks s at the edge: 1 to [MaxName] characters of UTF-8 without NUL or
 // '*' (the route pattern excludes it). Everything else, slashes and colons
 // included, is allowed, as upstream allows it. The error wraps [ErrBadName].
 func ParseGUN(s string) (GUN, error) {
 	switch {
 	case s == "":
 		return "", fmt.Errorf("%w: empty GUN", ErrBadName)
-	case len(s) > MaxName:
-		return "", fmt.Errorf("%w: a GUN has at most %d bytes, this one %d", ErrBadName, MaxName, len(s))
 	case !utf8.ValidString(s):
 		return "", fmt.Errorf("%w: GUN is not UTF-8", ErrBadName)
+	case TooLong(s):
+		return "", fmt.Errorf("%w: a GUN has at most %d characters", ErrBadName, MaxName)
 	case strings.ContainsAny(s, "\x00*"):
 		return "", fmt.Errorf("%w: GUN has a NUL or '*'", ErrBadName)
 	}
@@ -69,6 +69,11 @@ const (
 
 // BaseRoles lists the roles that every root file must describe.
 var BaseRoles = [...]RoleName{RoleRoot, RoleTargets, RoleSnapshot, RoleTimestamp}
+
+// TooLong reports whether s does not fit the columns for names.
+func TooLong(s string) bool {
+	return len(s) > utf8.UTFMax*MaxName || utf8.RuneCountInString(s) > MaxName
+}
 
 var delegationPattern = regexp.MustCompile(`^[-a-z0-9_/]+$`)
 

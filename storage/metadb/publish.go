@@ -85,7 +85,7 @@ type publish struct {
 
 func newPublish(set storage.Set) (*publish, error) {
 	p := &publish{Set: set}
-	if set.GUN == "" || len(set.GUN) > tuf.MaxName {
+	if set.GUN == "" || tuf.TooLong(string(set.GUN)) {
 		return nil, fmt.Errorf("%w: GUN of %d bytes", storage.ErrTooLarge, len(set.GUN))
 	}
 	if len(set.Files) > maxFiles {
@@ -97,7 +97,7 @@ func newPublish(set storage.Set) (*publish, error) {
 	seen := make(map[tuf.RoleName]bool, len(set.Files))
 	for _, f := range set.Files {
 		switch {
-		case len(f.Role) > tuf.MaxName:
+		case tuf.TooLong(string(f.Role)):
 			return nil, fmt.Errorf("%w: role name of %d bytes", storage.ErrTooLarge, len(f.Role))
 		case f.Role == "" || f.Version < 1 || seen[f.Role]:
 			return nil, fmt.Errorf("%w: file %q version %d", storage.ErrInvalid, f.Role, f.Version)

@@ -220,7 +220,7 @@ func testNames(t *testing.T, db MetadataDB) {
 	ctx := t.Context()
 	longRole := tuf.RoleName("targets/" + strings.Repeat("a", tuf.MaxName-len("targets/")))
 	for _, g := range []tuf.GUN{
-		tuf.GUN(strings.Repeat("g", tuf.MaxName)), tuf.GUN(strings.Repeat("é", tuf.MaxName/2)), "a", "a/b/../c d", `q"'\%_;--`, "日本/x:y@sha256",
+		tuf.GUN(strings.Repeat("g", tuf.MaxName)), tuf.GUN(strings.Repeat("é", tuf.MaxName)), "a", "a/b/../c d", `q"'\%_;--`, "日本/x:y@sha256",
 	} {
 		r := NewRepo(g, "names")
 		must(t, db.Store.Publish(ctx, r.Next(tuf.RoleRoot, tuf.RoleTargets, longRole)))
