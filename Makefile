@@ -6,7 +6,7 @@ SHELL := /bin/sh
 export GOFLAGS := $(GOFLAGS) -buildvcs=false
 
 # FUZZTIME is how long each fuzz target runs.
-FUZZTIME ?= 5s
+FUZZTIME ?= 10s
 # VULNDB is a Go vulnerability database, unpacked or as a .tar.gz.
 VULNDB ?= $(firstword $(wildcard ../shared/vulndb.tar.gz))
 
@@ -36,7 +36,7 @@ test:
 	@$(MAKE) --no-print-directory e2e
 
 unit:
-	go test -race -timeout 10m $$(go list ./... | grep -v /e2e$$)
+	go test -race -timeout 15m $$(go list ./... | grep -v /e2e$$)
 
 # The programs of bin/, by real clients. What its tests start, they end. Some of
 # them run the daemons with the race detector.
