@@ -34,8 +34,21 @@ type HTTPConfig struct {
 	// Log gets what goes wrong with connections, such as failed handshakes, at
 	// level info: whoever can connect can cause it.
 	Log *slog.Logger
-	// Grace replaces the constant in tests.
-	Grace time.Duration
+
+	// These replace the constants in tests.
+	HeaderTime, IdleTime, Slack, Grace time.Duration
+}
+
+func (c HTTPConfig) withDefaults() HTTPConfig {
+	for _, d := range []struct {
+		field *time.Duration
+		def   time.Duration
+	}{{&c.HeaderTime, readHeaderTimeout}, {&c.IdleTime, idleTimeout}, {&c.Slack, slack}, {&c.Grace, Grace}} {
+		if *d.field <= 0 {
+			*d.field = d.def
+		}
+	}
+	return c
 }
 
 // ServeHTTP serves HTTP/1.1 on lis until ctx ends, and closes it. Then it takes
@@ -43,15 +56,13 @@ type HTTPConfig struct {
 // The error is nil if ctx ended it, even if requests were cut off, which is
 // logged.
 func ServeHTTP(ctx context.Context, lis net.Listener, cfg HTTPConfig) error {
-	if cfg.Grace <= 0 {
-		cfg.Grace = Grace
-	}
+	cfg = cfg.withDefaults()
 	srv := &http.Server{
 		Handler:           cfg.Handler,
-		ReadHeaderTimeout: readHeaderTimeout,
-		ReadTimeout:       cfg.RequestTime + slack,
-		WriteTimeout:      cfg.RequestTime + slack,
-		IdleTimeout:       idleTimeout,
+		ReadHeaderTimeout: cfg.HeaderTime,
+		ReadTimeout:       cfg.RequestTime + cfg.Slack,
+		WriteTimeout:      cfg.RequestTime + cfg.Slack,
+		IdleTimeout:       cfg.IdleTime,
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          slog.NewLogLogger(cfg.Log.Handler(), slog.LevelInfo),
 		// No HTTP/2: clients do not use it, and its streams would not be

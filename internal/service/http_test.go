@@ -4,11 +4,13 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -174,6 +176,112 @@ func TestDrainIsBounded(t *testing.T) {
 	if !strings.Contains(s.log.String(), "cut off") {
 		t.Errorf("nothing is said of the request:\n%s", s.log)
 	}
+}
+
+// trickle connects, sends head, and then one byte of more after the other, for
+// ever. It returns what the server said, once it has closed the connection.
+func trickle(t *testing.T, addr, head, more string) string {
+	t.Helper()
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	defer func() {
+		close(stop)
+		_ = conn.Close()
+		wg.Wait()
+	}()
+	if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(conn, head); err != nil {
+		t.Fatal(err)
+	}
+	wg.Go(func() {
+		tick := time.NewTicker(5 * time.Millisecond)
+		defer tick.Stop()
+		for i := 0; more != ""; i++ {
+			select {
+			case <-stop:
+				return
+			case <-tick.C:
+			}
+			if _, err := io.WriteString(conn, more[i%len(more):][:1]); err != nil {
+				return
+			}
+		}
+	})
+	got, err := io.ReadAll(conn)
+	if err, ok := errors.AsType[net.Error](err); ok && err.Timeout() {
+		t.Fatal("the connection does not end")
+	}
+	return string(got)
+}
+
+// TestSlowClients: whoever sends a byte now and then, or nothing, does not keep
+// a connection. Without the limit that each test is about it would not end.
+func TestSlowClients(t *testing.T) {
+	const short = 50 * time.Millisecond
+	ended := make(chan error, 1)
+	reads := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, err := io.Copy(io.Discard, r.Body)
+		ended <- err
+	})
+	const post = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n"
+
+	t.Run("header", func(t *testing.T) {
+		s := serve(t, 8, service.HTTPConfig{Handler: reads, HeaderTime: short})
+		trickle(t, s.addr, "GET / HTTP/1.1\r\nHost: x\r\n", "X: y\r\n")
+		if len(ended) > 0 {
+			t.Error("the handler was called")
+		}
+	})
+	t.Run("body", func(t *testing.T) {
+		s := serve(t, 8, service.HTTPConfig{Handler: reads, RequestTime: short, Slack: short})
+		trickle(t, s.addr, post, "x")
+		if err := <-ended; !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("the handler's read ended with %v", err)
+		}
+	})
+	t.Run("body that nobody reads", func(t *testing.T) {
+		s := serve(t, 8, service.HTTPConfig{Handler: http.NotFoundHandler(), RequestTime: short, Slack: short})
+		trickle(t, s.addr, strings.Replace(post, "1000000", "10000", 1), "x")
+	})
+	t.Run("idle", func(t *testing.T) {
+		s := serve(t, 8, service.HTTPConfig{Handler: http.NotFoundHandler(), IdleTime: short})
+		if got := trickle(t, s.addr, "GET / HTTP/1.1\r\nHost: x\r\n\r\n", ""); !strings.HasPrefix(got, "HTTP/1.1 404") {
+			t.Errorf("got %q", got)
+		}
+	})
+	t.Run("TLS handshake", func(t *testing.T) {
+		server, _ := selfSigned(t)
+		s := serve(t, 8, service.HTTPConfig{Handler: reads, HeaderTime: short, TLS: server})
+		trickle(t, s.addr, "\x16\x03\x01\x02\x00", "\x01")
+	})
+	t.Run("answer", func(t *testing.T) {
+		s := serve(t, 8, service.HTTPConfig{RequestTime: short, Slack: short, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			_, err := w.Write(make([]byte, 64<<20)) // more than any socket holds
+			ended <- err
+		})})
+		conn, err := net.Dial("tcp", s.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case err := <-ended:
+			if !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("writing ended with %v", err)
+			}
+		case <-time.After(20 * time.Second):
+			t.Error("writing does not end")
+		}
+	})
 }
 
 // TestConnectionLimit: who is too many waits, and is served when one leaves.
