@@ -18,8 +18,9 @@ var signedMembers = [...]string{
 // what a client could read in another way: two members of the same name in any
 // object of the file, members that a client takes for "signed", "version" and
 // the like although they are written in other case, bytes that are not UTF-8,
-// and anything but white space behind the end. At most [MaxDepth] levels and
-// [MaxSignatures] signatures. The error wraps [ErrMalformed].
+// and anything but white space behind the end. At most [MaxDepth] levels,
+// [MaxMembers] members of an object, [MaxValues] values and [MaxSignatures]
+// signatures. The error wraps [ErrMalformed].
 //
 // The Envelope keeps parts of data, which must not be changed afterwards.
 func ParseEnvelope(data []byte) (*Envelope, error) {

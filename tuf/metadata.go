@@ -3,13 +3,20 @@ package tuf
 import (
 	"encoding/json"
 	"time"
+
+	"countersign/tuf/cjson"
 )
 
 // Limits on what is parsed. No real client comes near any of them.
 const (
 	// MaxDepth bounds the nesting of JSON, so that a few megabytes of "[" can
 	// not exhaust the stack of this process or of a client's.
-	MaxDepth = 64
+	MaxDepth = cjson.MaxDepth
+	// MaxMembers bounds each object and each array of a file, and MaxValues all
+	// of them together: what a file takes in memory goes by them. 200,000 tags
+	// with two checksums each are within both.
+	MaxMembers = cjson.MaxMembers
+	MaxValues  = cjson.MaxValues
 	// MaxSignatures bounds the work that one file can ask of the verifier: each
 	// Ed25519 signature hashes the whole file.
 	MaxSignatures = 100

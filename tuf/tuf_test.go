@@ -74,3 +74,22 @@ func TestChecksum(t *testing.T) {
 		}
 	}
 }
+
+// A repository of 100,000 tags is within the limits, and a file that has more
+// members than any repository is malformed, wherever they stand in it.
+func TestManyValues(t *testing.T) {
+	file := tagged(t, 100_000).File("targets")
+	e, err := tuf.ParseEnvelope(file)
+	if err == nil {
+		_, err = e.Targets("targets")
+	}
+	if err != nil || len(file) > 16<<20 {
+		t.Errorf("100,000 tags, %d bytes: %v", len(file), err)
+	}
+	many := "{" + strings.Repeat(`"":1,`, tuf.MaxMembers) + `"":1}`
+	for _, file := range []string{many, `{"signed":` + many + `}`, `{"signed":{"targets":` + many + `}}`, `{"x":` + many + `}`} {
+		if _, err := tuf.ParseEnvelope([]byte(file)); !errors.Is(err, tuf.ErrMalformed) || !strings.Contains(err.Error(), "more than 262144 values") {
+			t.Errorf("%.30s: %v", file, err)
+		}
+	}
+}

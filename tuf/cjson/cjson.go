@@ -12,7 +12,8 @@
 //
 //   - two members of one object with the same name (others keep the last)
 //   - bytes that are not UTF-8 (others read U+FFFD)
-//   - arrays and objects nested deeper than [MaxDepth]
+//   - arrays and objects nested deeper than [MaxDepth], and more than
+//     [MaxMembers] or [MaxValues] of them
 //   - anything but white space behind the value
 //   - in canonical form, numbers beyond 64 bits: what others make of them
 //     depends on the processor
@@ -29,6 +30,17 @@ import (
 // MaxDepth is how deep arrays and objects may be nested, so that a few
 // megabytes of "[" can not exhaust the stack. No real file comes near it.
 const MaxDepth = 64
+
+// What reading takes in memory goes by the number of values, not by their
+// bytes: a value of seven bytes can cost a hundred. A targets file with 200,000
+// tags, each with two checksums, is within both limits.
+const (
+	// MaxMembers is how many members one object, or elements one array, may have.
+	MaxMembers = 1 << 18
+	// MaxValues is how many values all objects and arrays of one input may have
+	// together.
+	MaxValues = 1 << 20
+)
 
 // A SyntaxError is input that is no JSON, or that this package refuses.
 type SyntaxError struct {
@@ -86,9 +98,10 @@ func (r *Reader) Canonical(visit func(name, value []byte)) ([]byte, error) {
 	// Files of real clients are in canonical form already, so nothing is
 	// copied. It is tried once for the whole value: nested tries would let a
 	// hostile file be read once for each level.
-	if end := canonicalEnd(r.data, r.pos, r.depth, visit); end >= 0 {
+	c := canonical{data: r.data, values: r.values}
+	if end := c.value(r.pos, r.depth, visit); end >= 0 {
 		from := r.pos
-		r.pos = end
+		r.pos, r.values = end, c.values
 		return r.data[from:end:end], nil
 	}
 	r.number = nil
@@ -145,12 +158,12 @@ func (r *Reader) appendArray(dst []byte) ([]byte, error) {
 		return dst, err
 	}
 	dst = append(dst, '[')
-	for first := true; ; first = false {
-		done, err := r.next(']', first)
+	for n := 0; ; n++ {
+		done, err := r.next(']', n)
 		if done || err != nil {
 			return append(dst, ']'), err
 		}
-		if !first {
+		if n > 0 {
 			dst = append(dst, ',')
 		}
 		if dst, err = r.appendValue(dst); err != nil {
@@ -173,15 +186,15 @@ func (r *Reader) appendObject(dst []byte, visit func(name, value []byte)) ([]byt
 	}
 	dst = append(dst, '{')
 	base, sorted := len(r.members), true
-	for first := true; ; first = false {
-		done, err := r.next('}', first)
+	for n := 0; ; n++ {
+		done, err := r.next('}', n)
 		if err != nil {
 			return dst, err
 		}
 		if done {
 			break
 		}
-		if !first {
+		if n > 0 {
 			dst = append(dst, ',')
 		}
 		m := member{start: len(dst)}
@@ -204,7 +217,7 @@ func (r *Reader) appendObject(dst []byte, visit func(name, value []byte)) ([]byt
 			visit(raw, r.data[from:r.pos])
 		}
 		m.end = len(dst)
-		if sorted && !first {
+		if sorted && n > 0 {
 			sorted = compareNames(r.members[len(r.members)-1].name(dst), m.name(dst)) < 0
 		}
 		r.members = append(r.members, m)

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	stdjson "encoding/json"
 	"errors"
+	"fmt"
 	"math"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -164,6 +166,87 @@ func TestDepth(t *testing.T) {
 	// Far too deep, and nothing is closed: refused at once.
 	if _, err := cjson.Canonicalize(bytes.Repeat([]byte("["), 10<<20)); err == nil {
 		t.Error("ten million levels were taken")
+	}
+}
+
+// members is an object of n members, in ascending or in descending order.
+func members(n int, descending bool, value string) []byte {
+	b := []byte{'{'}
+	for i := range n {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		if descending {
+			i = n - 1 - i
+		}
+		b = fmt.Appendf(b, `"%06x":%s`, i, value)
+	}
+	return append(b, '}')
+}
+
+// Both limits hold for every way of reading, and at the limit all is read.
+func TestLimits(t *testing.T) {
+	array := func(n int, value string) []byte {
+		return []byte("[" + strings.Repeat(value+",", n-1) + value + "]")
+	}
+	const parts = 8 // of an input that has all values that it may have
+	inner := cjson.MaxValues/parts - 1
+	for name, c := range map[string]struct {
+		in   []byte
+		want string // of the error; "" for none
+	}{
+		"elements":                          {array(cjson.MaxMembers, "1"), ""},
+		"an element too many":               {array(cjson.MaxMembers+1, "1"), "more than 262144 values in one object or array"},
+		"spaced, an element too many":       {array(cjson.MaxMembers+1, " 1"), "more than 262144 values in one object or array"},
+		"members":                           {members(cjson.MaxMembers, false, "1"), ""},
+		"members in descending order":       {members(cjson.MaxMembers, true, "1"), ""},
+		"a member too many":                 {members(cjson.MaxMembers+1, false, "1"), "more than 262144 values in one object or array"},
+		"a member too many, descending":     {members(cjson.MaxMembers+1, true, "1"), "more than 262144 values in one object or array"},
+		"values":                            {array(parts, string(array(inner, "1"))), ""},
+		"spaced values":                     {array(parts, " "+string(array(inner, "1"))), ""},
+		"a value too many":                  {array(parts, string(array(inner, "1"))+",0"), "more than 1048576 values"},
+		"spaced, a value too many":          {array(parts, string(array(inner, " 1"))+",0"), "more than 1048576 values"},
+		"values of objects, one too many":   {array(parts, string(members(inner, false, "1"))+",0"), "more than 1048576 values"},
+		"values of objects, descending too": {array(parts, string(members(inner, true, "1"))+",0"), "more than 1048576 values"},
+		"200,000 tags":                      {members(200_000, false, `{"hashes":{"sha256":"","sha512":""},"length":1}`), ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, canonical := cjson.Canonicalize(c.in)
+			_, skip := cjson.NewReader(c.in).Skip()
+			for _, err := range []error{canonical, skip} {
+				if (err == nil) != (c.want == "") || err != nil && !strings.HasPrefix(err.Error(), c.want+" (byte ") {
+					t.Errorf("got %v, want %q", err, c.want)
+				}
+			}
+		})
+	}
+}
+
+// What was read in canonical form counts as well as what is read after it.
+func TestLimitOfAllValues(t *testing.T) {
+	half := members(cjson.MaxMembers, false, "1")
+	r := cjson.NewReader([]byte("[" + strings.Repeat(string(half)+",", 4) + "1]"))
+	err := r.Array(func() error { _, err := r.Canonical(nil); return err })
+	if err == nil || !strings.HasPrefix(err.Error(), "more than 1048576 values (byte ") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// A file of millions of members is refused for their number, before they cost
+// more memory than the file.
+func TestManyMembersCostLittle(t *testing.T) {
+	in := members(2_000_000, true, "1")
+	for name, read := range map[string]func() error{
+		"Canonical": func() error { _, err := cjson.Canonicalize(in); return err },
+		"Skip":      func() error { _, err := cjson.NewReader(in).Skip(); return err },
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		err := read()
+		runtime.ReadMemStats(&after)
+		if used := after.TotalAlloc - before.TotalAlloc; err == nil || used > uint64(len(in))+48<<20 {
+			t.Errorf("%s: %v, with %d bytes of memory for %d", name, err, used, len(in))
+		}
 	}
 }
 

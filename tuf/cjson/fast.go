@@ -5,22 +5,29 @@ import (
 	"unicode/utf8"
 )
 
-// canonicalEnd returns where the value ends that begins at data[i], if it stands
-// there in canonical form, or -1. It judges nothing else: what it does not
-// accept is read again by those who know why.
-func canonicalEnd(data []byte, i, depth int, visit func(name, value []byte)) int {
+// A canonical reads input that stands in canonical form.
+type canonical struct {
+	data   []byte
+	values int // as [Reader.values]
+}
+
+// value returns where the value ends that begins at data[i], if it stands there
+// in canonical form and within all limits, or -1. It judges nothing else: what
+// it does not accept is read again by those who know why.
+func (c *canonical) value(i, depth int, visit func(name, value []byte)) int {
+	data := c.data
 	if i == len(data) {
 		return -1
 	}
-	switch c := data[i]; {
-	case c == '"':
+	switch b := data[i]; {
+	case b == '"':
 		end, _ := canonicalString(data, i)
 		return end
-	case c == '{' && depth < MaxDepth:
-		return canonicalObject(data, i+1, depth+1, visit)
-	case c == '[' && depth < MaxDepth:
-		return canonicalArray(data, i+1, depth+1)
-	case c == '-', '0' <= c && c <= '9':
+	case b == '{' && depth < MaxDepth:
+		return c.object(i+1, depth+1, visit)
+	case b == '[' && depth < MaxDepth:
+		return c.array(i+1, depth+1)
+	case b == '-', '0' <= b && b <= '9':
 		return canonicalNumber(data, i)
 	}
 	for _, l := range [...]string{"true", "false", "null"} {
@@ -31,14 +38,21 @@ func canonicalEnd(data []byte, i, depth int, visit func(name, value []byte)) int
 	return -1
 }
 
-func canonicalObject(data []byte, i, depth int, visit func(name, value []byte)) int {
+// count reports whether there may be one more value beside n others.
+func (c *canonical) count(n int) bool {
+	c.values++
+	return n < MaxMembers && c.values <= MaxValues
+}
+
+func (c *canonical) object(i, depth int, visit func(name, value []byte)) int {
+	data := c.data
 	if i < len(data) && data[i] == '}' {
 		return i + 1
 	}
 	var last []byte
 	lastEscaped := false
-	for first := true; ; first = false {
-		if i == len(data) || data[i] != '"' {
+	for n := 0; ; n++ {
+		if i == len(data) || data[i] != '"' || !c.count(n) {
 			return -1
 		}
 		end, escaped := canonicalString(data, i)
@@ -46,7 +60,7 @@ func canonicalObject(data []byte, i, depth int, visit func(name, value []byte)) 
 			return -1
 		}
 		name := data[i+1 : end-1]
-		if !first {
+		if n > 0 {
 			less := bytes.Compare(last, name) < 0
 			if escaped || lastEscaped {
 				less = compareNames(last, name) < 0
@@ -56,7 +70,7 @@ func canonicalObject(data []byte, i, depth int, visit func(name, value []byte)) 
 			}
 		}
 		last, lastEscaped = name, escaped
-		if i = canonicalEnd(data, end+1, depth, nil); i < 0 || i == len(data) {
+		if i = c.value(end+1, depth, nil); i < 0 || i == len(data) {
 			return -1
 		}
 		if visit != nil {
@@ -76,12 +90,16 @@ func canonicalObject(data []byte, i, depth int, visit func(name, value []byte)) 
 	}
 }
 
-func canonicalArray(data []byte, i, depth int) int {
+func (c *canonical) array(i, depth int) int {
+	data := c.data
 	if i < len(data) && data[i] == ']' {
 		return i + 1
 	}
-	for {
-		if i = canonicalEnd(data, i, depth, nil); i < 0 || i == len(data) {
+	for n := 0; ; n++ {
+		if !c.count(n) {
+			return -1
+		}
+		if i = c.value(i, depth, nil); i < 0 || i == len(data) {
 			return -1
 		}
 		switch data[i] {

@@ -37,6 +37,7 @@ type Reader struct {
 	pos   int
 	depth int
 
+	values  int          // read so far, of all objects and arrays
 	number  *NumberError // the first of the current call of Canonical
 	members []member     // of all objects open in Canonical
 	names   [][]byte     // of all objects open in Object
@@ -87,8 +88,8 @@ func (r *Reader) Object(f func(name []byte) error) error {
 		return err
 	}
 	base, sorted := len(r.names), true
-	for first := true; ; first = false {
-		done, err := r.next('}', first)
+	for n := 0; ; n++ {
+		done, err := r.next('}', n)
 		if err != nil {
 			return err
 		}
@@ -102,7 +103,7 @@ func (r *Reader) Object(f func(name []byte) error) error {
 		if escaped {
 			name = unescape(nil, name)
 		}
-		if sorted && !first {
+		if sorted && n > 0 {
 			sorted = bytes.Compare(r.names[len(r.names)-1], name) < 0
 		}
 		r.names = append(r.names, name)
@@ -129,8 +130,8 @@ func (r *Reader) Array(f func() error) error {
 	if err := r.open('['); err != nil {
 		return err
 	}
-	for first := true; ; first = false {
-		done, err := r.next(']', first)
+	for n := 0; ; n++ {
+		done, err := r.next(']', n)
 		if done || err != nil {
 			return err
 		}
@@ -219,7 +220,8 @@ func (r *Reader) open(c byte) error {
 }
 
 // next steps to the next element of what open has opened, or behind its end.
-func (r *Reader) next(end byte, first bool) (done bool, err error) {
+// Of its elements n have been read.
+func (r *Reader) next(end byte, n int) (done bool, err error) {
 	r.space()
 	switch {
 	case r.pos == len(r.data):
@@ -228,12 +230,17 @@ func (r *Reader) next(end byte, first bool) (done bool, err error) {
 		r.pos++
 		r.depth--
 		return true, nil
-	case first:
-		return false, nil
-	case r.data[r.pos] != ',':
+	case n > 0 && r.data[r.pos] != ',':
 		return false, r.fail("expected ',' or %q", end)
+	case n == MaxMembers:
+		return false, r.fail("more than %d values in one object or array", MaxMembers)
+	case r.values == MaxValues:
+		return false, r.fail("more than %d values", MaxValues)
 	}
-	r.pos++
+	if n > 0 {
+		r.pos++
+	}
+	r.values++
 	return false, nil
 }
 
