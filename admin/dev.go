@@ -14,7 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
+	"strings"
 	"time"
 
 	"countersign/certs"
@@ -48,6 +48,12 @@ type DevInfo struct {
 	ServerLog  string
 	SignerLog  string
 	SignerAddr string
+	// Open: the server can be reached from other machines, and whoever does may
+	// publish and delete.
+	Open bool
+	// Elsewhere are the URLs under which other machines may reach a server that
+	// listens on all addresses; its certificate is for them too.
+	Elsewhere []string
 }
 
 // RunDev makes what the pair lacks, starts both programs, waits until both are
@@ -62,7 +68,7 @@ func RunDev(ctx context.Context, cfg DevConfig, ready func(DevInfo)) (err error)
 		return err
 	}
 	defer d.unlock()
-	if err := d.resolvePrograms(cfg); err != nil {
+	if err := d.resolvePrograms(cfg); err != nil || ctx.Err() != nil {
 		return err
 	}
 	// The server goes first, so that what it still has under way can be signed.
@@ -147,23 +153,48 @@ func (d *dev) chooseAddr(addr string) (hosts []string, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("the server cannot listen on %s: %w; end what does, or choose another address", addr, unwrapOp(err))
 	}
-	port := lis.Addr().(*net.TCPAddr).Port
+	at := lis.Addr().(*net.TCPAddr)
 	if err := lis.Close(); err != nil {
 		return nil, err
 	}
-	d.addr = net.JoinHostPort(host, fmt.Sprint(port))
+	port := fmt.Sprint(at.Port)
+	d.addr = net.JoinHostPort(host, port)
+	d.info.Open = !at.IP.IsLoopback()
 	shown := host
-	switch ip := net.ParseIP(host); {
-	case host == "" || ip != nil && ip.IsUnspecified():
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
 		shown = "localhost"
-		if name, err := os.Hostname(); err == nil {
-			hosts = append(hosts, name)
+		if hosts, err = ownHosts(ip.To4() != nil); err != nil {
+			return nil, err
 		}
-	default:
-		hosts = append(hosts, host)
+		for _, h := range hosts {
+			d.info.Elsewhere = append(d.info.Elsewhere, "https://"+net.JoinHostPort(h, port))
+		}
+	} else {
+		hosts = []string{host}
 	}
-	d.info.Host = net.JoinHostPort(shown, fmt.Sprint(port))
+	d.info.Host = net.JoinHostPort(shown, port)
 	d.info.URL = "https://" + d.info.Host
+	return hosts, nil
+}
+
+// ownHosts are the names by which other machines may know this one: its host
+// name and its addresses.
+func ownHosts(v4Only bool) (hosts []string, err error) {
+	if name, err := os.Hostname(); err == nil && name != "localhost" {
+		hosts = append(hosts, name)
+	}
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, fmt.Errorf("listing the addresses of this machine: %w", err)
+	}
+	for _, a := range addrs {
+		n, ok := a.(*net.IPNet)
+		// A link-local address is of use only together with an interface's name.
+		if !ok || n.IP.IsLoopback() || n.IP.IsLinkLocalUnicast() || v4Only && n.IP.To4() == nil {
+			continue
+		}
+		hosts = append(hosts, n.IP.String())
+	}
 	return hosts, nil
 }
 
@@ -180,24 +211,49 @@ func unwrapOp(err error) error {
 	return err
 }
 
-// devFiles are the names that tell that a folder is ours.
-var devFiles = []string{"lock", "certs", "passphrase", "server.json", "signer.json"}
+// The marker tells that a folder is ours. No other name does: "certs" or "lock"
+// are in many a folder of somebody else's.
+const (
+	marker     = "countersign-dev"
+	markerText = "trust-admin dev keeps its state in this folder.\n"
+)
 
-// ownDir makes the folder, for its owner alone. It does not take over one that
-// holds other things.
+// ownDir makes the folder, for its owner alone, or takes one that is empty, and
+// marks it before anything else is put there. It does not touch one that holds
+// other things.
 func ownDir(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return os.MkdirAll(dir, 0o700)
+		err = os.MkdirAll(dir, 0o700)
 	}
 	if err != nil {
 		return err
 	}
-	ours := slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return slices.Contains(devFiles, e.Name()) })
-	if len(entries) > 0 && !ours {
+	path := filepath.Join(dir, marker)
+	if len(entries) > 0 {
+		if marked(path) {
+			return nil
+		}
 		return fmt.Errorf("%s holds other things; choose a folder that is empty or does not exist", dir)
 	}
-	return os.Chmod(dir, 0o700)
+	// In place: a temporary file that a crash leaves would make the folder look
+	// like somebody else's, and half a marker does not.
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(markerText)
+	return errors.Join(err, f.Close())
+}
+
+// marked looks for our marker, or the beginning of it.
+func marked(path string) bool {
+	info, err := os.Lstat(path)
+	if err != nil || !info.Mode().IsRegular() || info.Size() > int64(len(markerText)) {
+		return false
+	}
+	raw, err := os.ReadFile(path)
+	return err == nil && strings.HasPrefix(markerText, string(raw))
 }
 
 // ensurePassphrase makes the passphrase file. It is older than the keys: where
@@ -263,9 +319,9 @@ func (d *dev) await(ctx context.Context, what string, ok func(context.Context) e
 		case <-ctx.Done():
 			return nil
 		case <-d.signer.ended():
-			return d.signer.obituary()
+			return endedBy(ctx, d.signer)
 		case <-d.server.ended():
-			return d.server.obituary()
+			return endedBy(ctx, d.server)
 		case <-deadline.C:
 			return fmt.Errorf("waited %v for %s in vain: %w; the logs are %s and %s", devStart, what, err, d.info.SignerLog, d.info.ServerLog)
 		case <-tick.C:
@@ -320,14 +376,17 @@ func (d *dev) watch(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	case <-d.server.ended():
-		if ctx.Err() != nil {
-			return nil
-		}
-		return d.server.obituary()
+		return endedBy(ctx, d.server)
 	case <-d.signer.ended():
-		if ctx.Err() != nil {
-			return nil
-		}
-		return d.signer.obituary()
+		return endedBy(ctx, d.signer)
 	}
+}
+
+// endedBy is nil if the program was told to end at the same time as we were, as
+// a service manager does.
+func endedBy(ctx context.Context, c *child) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return c.obituary()
 }

@@ -2,10 +2,18 @@ package admin_test
 
 import (
 	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"countersign/admin"
 	"countersign/internal/proctest"
@@ -79,30 +87,150 @@ func TestEndedWhileStarting(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
+	if _, err := os.Stat(filepath.Join(dir, "dev", "server.log")); err == nil {
+		t.Error("the server was started nevertheless")
+	}
 }
 
-// TestFoldersOfOthers are not taken over.
-func TestFoldersOfOthers(t *testing.T) {
+// TestAllAddresses: a server that listens on all addresses has a certificate
+// for each, says how it can be reached, and that anybody can. It is played by
+// the test, on the loopback address only.
+func TestAllAddresses(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
 	dir := t.TempDir()
-	if err := os.Chmod(dir, 0o755); err != nil {
+	waits := program(t, `exec sleep 600`)
+	done, ready := make(chan error, 1), make(chan admin.DevInfo, 1)
+	go func() {
+		done <- admin.RunDev(ctx, admin.DevConfig{Dir: dir, Addr: "0.0.0.0:0", Server: waits, Signer: waits}, func(i admin.DevInfo) { ready <- i })
+	}()
+	proctest.Eventually(t, "the signer to be started", func() error {
+		_, err := os.Stat(filepath.Join(dir, "signer.log"))
+		return err
+	})
+	at := func(file, key string) (host, port string) {
+		var cfg struct{ Server map[string]string }
+		raw, err := os.ReadFile(filepath.Join(dir, file))
+		if err := errors.Join(err, json.Unmarshal(raw, &cfg)); err != nil {
+			t.Fatal(err)
+		}
+		host, port, err = net.SplitHostPort(cfg.Server[key])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return host, port
+	}
+	_, signerPort := at("signer.json", "grpc_addr")
+	signer, err := net.Listen("tcp", "127.0.0.1:"+signerPort)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "thesis.tex"), nil, 0o600); err != nil {
+	defer signer.Close()
+	host, port := at("server.json", "http_addr")
+	if host != "0.0.0.0" {
+		t.Errorf("the server listens on %s", host)
+	}
+	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "certs", "server.crt"), filepath.Join(dir, "certs", "server.key"))
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := runDev(t, admin.DevConfig{Dir: dir}); !strings.Contains(err.Error(), "holds other things") {
+	server, err := tls.Listen("tcp", "127.0.0.1:"+port, &tls.Config{Certificates: []tls.Certificate{pair}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	go func() { _ = http.Serve(server, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})) }()
+	var info admin.DevInfo
+	select {
+	case info = <-ready:
+	case err := <-done:
+		t.Fatal(err)
+	}
+	if info.URL != "https://localhost:"+port || !info.Open {
+		t.Errorf("it says %+v", info)
+	}
+	wantElsewhere(t, info, port, pair)
+	cancel()
+	if err := <-done; err != nil {
 		t.Error(err)
 	}
-	entries, err := os.ReadDir(dir)
-	if err != nil || len(entries) != 1 {
-		t.Errorf("the folder now holds %v, %v", entries, err)
+}
+
+// wantElsewhere looks for each IPv4 address of this machine.
+func wantElsewhere(t *testing.T, info admin.DevInfo, port string, pair tls.Certificate) {
+	t.Helper()
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
 	}
-	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o755 {
-		t.Errorf("the folder has mode %v, %v", info.Mode(), err)
+	hosts := []string{}
+	if name, err := os.Hostname(); err == nil && name != "localhost" {
+		hosts = append(hosts, name)
 	}
-	file := filepath.Join(dir, "thesis.tex")
+	for _, a := range addrs {
+		if ip := a.(*net.IPNet).IP; ip.To4() != nil && !ip.IsLoopback() && !ip.IsLinkLocalUnicast() {
+			hosts = append(hosts, ip.String())
+		}
+	}
+	urls := []string{}
+	for _, host := range hosts {
+		urls = append(urls, "https://"+net.JoinHostPort(host, port))
+		if err := pair.Leaf.VerifyHostname(host); err != nil {
+			t.Error(err)
+		}
+	}
+	if diff := cmp.Diff(urls, info.Elsewhere, cmpopts.EquateEmpty()); diff != "" {
+		t.Errorf("URLs elsewhere (-want +got):\n%s", diff)
+	}
+}
+
+// TestFoldersOfOthers are not taken over, whatever is in them.
+func TestFoldersOfOthers(t *testing.T) {
+	for _, name := range []string{"thesis.tex", "lock", "certs/own.key", "passphrase", "server.json", "signer.json", "server.db", "countersign-dev", "countersign-dev/main.go"} {
+		dir := t.TempDir()
+		file := filepath.Join(dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.Chmod(dir, 0o755), os.WriteFile(file, []byte("precious"), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		if err := runDev(t, admin.DevConfig{Dir: dir}); !strings.Contains(err.Error(), "holds other things") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if raw, err := os.ReadFile(file); err != nil || string(raw) != "precious" {
+			t.Errorf("%s now holds %q, %v", name, raw, err)
+		}
+		if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
+			t.Errorf("%s: the folder now holds %v, %v", name, entries, err)
+		}
+		if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o755 {
+			t.Errorf("%s: the folder has mode %v, %v", name, info.Mode(), err)
+		}
+	}
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	if err := runDev(t, admin.DevConfig{Dir: file}); !strings.Contains(err.Error(), "not a directory") {
 		t.Error(err)
+	}
+}
+
+// TestOwnFolders: a crash may leave the marker alone, and half of it.
+func TestOwnFolders(t *testing.T) {
+	dir := t.TempDir()
+	cfg := admin.DevConfig{Dir: dir, Signer: program(t, "exit 1"), Server: program(t, "exit 1")}
+	_ = runDev(t, cfg)
+	marker := filepath.Join(dir, "countersign-dev")
+	text, err := os.ReadFile(marker)
+	if err != nil || len(text) == 0 {
+		t.Fatalf("marker %q, %v", text, err)
+	}
+	for _, left := range []int{0, 7, len(text)} {
+		if err := os.WriteFile(marker, text[:left], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := runDev(t, cfg); !strings.Contains(err.Error(), "trust-signer ended by itself") {
+			t.Errorf("a marker of %d bytes: %v", left, err)
+		}
 	}
 }
 
@@ -129,6 +257,7 @@ func TestLostPassphrase(t *testing.T) {
 func TestBrokenConfig(t *testing.T) {
 	for _, broken := range []string{"", "{", "null", "[]"} {
 		dir := t.TempDir()
+		_ = runDev(t, admin.DevConfig{Dir: dir, Signer: program(t, "exit 1"), Server: program(t, "exit 1")})
 		if err := os.WriteFile(filepath.Join(dir, "server.json"), []byte(broken), 0o600); err != nil {
 			t.Fatal(err)
 		}

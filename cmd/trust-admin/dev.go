@@ -56,7 +56,12 @@ With the notary CLI:
 
     notary -s {{.URL}} --tlscacert {{quote .CA}} -d ~/.docker/trust init -p example.com/hello
 
-ready: {{.URL}}, until Ctrl-C
+{{if .Elsewhere}}Other machines need {{quote .CA}} too, and one of these instead of localhost:
+{{range .Elsewhere}} {{.}}{{end}}
+
+{{end}}{{if .Open}}WARNING: clients are not authenticated: whoever can connect from another machine can publish and delete.
+
+{{end}}ready: {{.URL}}, until Ctrl-C
 `))
 
 // quote writes a path for a shell.

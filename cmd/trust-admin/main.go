@@ -52,9 +52,11 @@ func newRoot() *cobra.Command {
 		Short: "Operate the trust server and its signer",
 		Example: `  trust-admin dev                         a working pair on https://localhost:4443
   trust-admin dev --dir /tmp/try --addr localhost:5443`,
+		Version:       buildinfo.String(name),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
+	root.SetVersionTemplate("{{.Version}}\n")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w%w", err, silent{errUsage}) })
 	root.AddCommand(newDev(), &cobra.Command{
 		Use:   "version",

@@ -33,14 +33,15 @@ func TestCommandLine(t *testing.T) {
 		code           int
 		stdout, stderr string // regular expressions
 	}{
-		"nothing":         {nil, 0, `(?s)Usage:.*dev .*version`, `^$`},
-		"help":            {[]string{"--help"}, 0, `trust-admin dev --dir /tmp/try`, `^$`},
-		"help of dev":     {[]string{"dev", "--help"}, 0, `(?s)Examples:\n  trust-admin dev\n.*--addr string .*"localhost:4443".*--dir string .*"dev"`, `^$`},
-		"version":         {[]string{"version"}, 0, `^trust-admin Version: \S+, Git commit: \S+, Go version: go\S+\n$`, `^$`},
-		"unknown command": {[]string{"dve"}, 2, `^$`, `(?s)^trust-admin: unknown command "dve".*Did you mean this\?\n\tdev.*Try trust-admin --help\.\n$`},
-		"unknown flag":    {[]string{"dev", "--dri=x"}, 2, `^$`, `^trust-admin: unknown flag: --dri\nTry trust-admin dev --help\.\n$`},
-		"argument":        {[]string{"dev", "x"}, 2, `^$`, `Try trust-admin dev --help\.\n$`},
-		"no port":         {[]string{"dev", "--addr", "localhost"}, 1, `^$`, `^trust-admin: address localhost: missing port in address; write the address as HOST:PORT\n$`},
+		"nothing":           {nil, 0, `(?s)Usage:.*dev .*version`, `^$`},
+		"help":              {[]string{"--help"}, 0, `trust-admin dev --dir /tmp/try`, `^$`},
+		"help of dev":       {[]string{"dev", "--help"}, 0, `(?s)Examples:\n  trust-admin dev\n.*--addr string .*"localhost:4443".*--dir string .*"dev"`, `^$`},
+		"version":           {[]string{"version"}, 0, `^trust-admin Version: \S+, Git commit: \S+, Go version: go\S+\n$`, `^$`},
+		"version as a flag": {[]string{"--version"}, 0, `^trust-admin Version: \S+, Git commit: \S+, Go version: go\S+\n$`, `^$`},
+		"unknown command":   {[]string{"dve"}, 2, `^$`, `(?s)^trust-admin: unknown command "dve".*Did you mean this\?\n\tdev.*Try trust-admin --help\.\n$`},
+		"unknown flag":      {[]string{"dev", "--dri=x"}, 2, `^$`, `^trust-admin: unknown flag: --dri\nTry trust-admin dev --help\.\n$`},
+		"argument":          {[]string{"dev", "x"}, 2, `^$`, `Try trust-admin dev --help\.\n$`},
+		"no port":           {[]string{"dev", "--addr", "localhost"}, 1, `^$`, `^trust-admin: address localhost: missing port in address; write the address as HOST:PORT\n$`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			code, stdout, stderr := proctest.Run(t, path(), nil, c.args...)
