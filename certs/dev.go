@@ -45,7 +45,8 @@ type DevConfig struct {
 // replaced. Files are whole or not there; keys are for their owner alone.
 //
 // The CA is replaced only within 30 days of its end, for clients have copies of
-// it. If one of its two files is lost or broken, that is the error.
+// it, or if its certificate is gone. If its key is, or one of the two is broken,
+// that is the error.
 func EnsureDev(cfg DevConfig) error {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -85,8 +86,14 @@ func (cfg DevConfig) ensureCA() (*tls.Certificate, error) {
 	case err == nil && !m.cert.Leaf.IsCA:
 		return nil, fmt.Errorf("%s is no CA certificate", crt)
 	case err != nil && !missing(crt):
-		// A crash leaves at most the key, which nobody has trusted yet.
 		return nil, fmt.Errorf("%w; restore it, or remove the folder %s to begin anew", err, cfg.Dir)
+	}
+	// Without the certificate a key is of a CA that was being made when a crash
+	// came, or of one that was being replaced: both are made anew. The old
+	// certificate goes first, or a crash could leave it beside the new key,
+	// where it looks like damage.
+	if err := os.Remove(crt); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
 	}
 	template := cfg.template("Countersign development CA", caLife)
 	template.IsCA, template.BasicConstraintsValid, template.MaxPathLenZero = true, true, true

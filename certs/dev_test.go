@@ -3,6 +3,7 @@ package certs_test
 import (
 	"bytes"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -165,6 +166,45 @@ func TestDevKeepsItsCA(t *testing.T) {
 		}
 		if diff := changed(before, contents(t, dir)); diff != nil {
 			t.Errorf("%s: it changed %v", name, diff)
+		}
+	}
+}
+
+// crashDir makes this test program one that replaces its CA, and crashes.
+const crashDir = "COUNTERSIGN_CRASH_DIR"
+
+// TestDevCrash kills a program that replaces its CA again and again, as soon as
+// there is a new key: the next one must be able to go on.
+func TestDevCrash(t *testing.T) {
+	year := time.Now()
+	if dir := os.Getenv(crashDir); dir != "" {
+		for { // until it is killed
+			year = year.Add(10 * 365 * 24 * time.Hour)
+			ensureDev(t, dir, year)
+		}
+	}
+	for range 10 {
+		dir := t.TempDir()
+		first := ensureDev(t, dir, year)
+		cmd := exec.Command(os.Args[0], "-test.run=^TestDevCrash$")
+		cmd.Env = append(os.Environ(), crashDir+"="+dir)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		for deadline := time.Now().Add(time.Minute); ; {
+			now, err := os.ReadFile(filepath.Join(dir, "ca.key"))
+			if err == nil && string(now) != first["ca.key"] {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Error("no new key is made")
+				break
+			}
+		}
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait() // killed
+		if err := certs.EnsureDev(certs.DevConfig{Dir: dir}); err != nil {
+			t.Fatal(err)
 		}
 	}
 }
