@@ -7,8 +7,9 @@ export GOFLAGS := $(GOFLAGS) -buildvcs=false
 
 # FUZZTIME is how long each fuzz target runs.
 FUZZTIME ?= 10s
-# VULNDB is a Go vulnerability database, unpacked or as a .tar.gz.
-VULNDB ?= $(firstword $(wildcard ../shared/vulndb.tar.gz))
+# VULNDB is a Go vulnerability database, unpacked or as a .tar.gz. One that lies
+# beside this folder, or one level below its neighbours, is found.
+VULNDB ?= $(firstword $(wildcard vulndb.tar.gz ../vulndb.tar.gz ../*/vulndb.tar.gz))
 
 GIT     := git -c safe.directory='*'
 VERSION := $(shell $(GIT) describe --tags --always --dirty 2>/dev/null || echo unknown)
