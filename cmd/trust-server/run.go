@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -60,11 +59,11 @@ type daemon struct {
 	https, toSigner *certs.Store
 	metrics         *prometheus.Registry
 	health          *service.Health
-	store           atomic.Pointer[metadb.Store] // nil until the database is open
+	store           *metadb.Store // set before health runs
 }
 
 func (d *daemon) run(ctx context.Context) error {
-	d.WatchLevel(ctx)
+	d.WatchLevel()
 	d.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	signer, err := rpc.Dial(rpc.ClientConfig{
 		Addr:      net.JoinHostPort(d.cfg.TrustService.Hostname, d.cfg.TrustService.Port),
@@ -76,7 +75,7 @@ func (d *daemon) run(ctx context.Context) error {
 	}
 	defer signer.Close()
 	d.health = service.NewHealth(service.HealthConfig{Log: d.Log, Checks: []service.Check{
-		{Name: "DB operational", Run: d.checkDatabase, Public: publicDatabase},
+		{Name: "DB operational", Run: func(ctx context.Context) error { return d.store.Check(ctx) }, Public: publicDatabase},
 		{Name: "Trust operational", Run: signer.Check, Public: publicTrust},
 	}})
 
@@ -92,7 +91,9 @@ func (d *daemon) run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// serve waits for the database and then serves until ctx ends.
+// serve waits for the database and then serves until ctx ends. Before that it
+// does not listen: a probe that is refused tells a balancer more plainly than any
+// answer that nothing can be asked here.
 func (d *daemon) serve(ctx context.Context, signer *rpc.Client) error {
 	db, err := d.OpenDatabase(ctx, d.cfg.Storage, migrations.Server)
 	if err != nil && ctx.Err() != nil {
@@ -102,9 +103,9 @@ func (d *daemon) serve(ctx context.Context, signer *rpc.Client) error {
 		return err
 	}
 	defer db.Close()
-	d.store.Store(metadb.New(db.DB))
+	d.store = metadb.New(db.DB)
 	publisher, err := publish.New(publish.Config{
-		Store: d.store.Load(), Signer: signer, KeyAlgorithm: d.cfg.TrustService.KeyAlgorithm, Log: d.Log, Now: time.Now,
+		Store: d.store, Signer: signer, KeyAlgorithm: d.cfg.TrustService.KeyAlgorithm, Log: d.Log, Now: time.Now,
 	})
 	if err != nil {
 		return err
@@ -114,6 +115,9 @@ func (d *daemon) serve(ctx context.Context, signer *rpc.Client) error {
 		return err
 	}
 	lis, err := service.Listen(ctx, d.cfg.Server.HTTPAddr, or(d.cfg.Server.Limits.Connections, defaultConnections))
+	if err != nil && ctx.Err() != nil {
+		return nil // it was looking for the address
+	}
 	if err != nil {
 		return err
 	}
@@ -127,7 +131,7 @@ func (d *daemon) serve(ctx context.Context, signer *rpc.Client) error {
 func (d *daemon) handler(publisher *publish.Publisher) (http.Handler, error) {
 	l, age := d.cfg.Server.Limits, d.cfg.Caching.MaxAge
 	return server.New(server.Config{
-		Store:            d.store.Load(),
+		Store:            d.store,
 		Publisher:        publisher,
 		Health:           d.health.Failing,
 		Prefixes:         d.cfg.Repositories.GUNPrefixes,
@@ -162,20 +166,10 @@ func (d *daemon) serveHTTP(ctx context.Context, lis net.Listener, handler http.H
 	return err
 }
 
-var errNotOpen = errors.New("the database is not open yet")
-
-func (d *daemon) checkDatabase(ctx context.Context) error {
-	store := d.store.Load()
-	if store == nil {
-		return errNotOpen
-	}
-	return store.Check(ctx)
-}
-
 // publicDatabase and publicTrust are what the health endpoint says to anybody.
 
 func publicDatabase(err error) string {
-	if errors.Is(err, storage.ErrUnavailable) || errors.Is(err, errNotOpen) {
+	if errors.Is(err, storage.ErrUnavailable) {
 		return "the database cannot be reached"
 	}
 	return "Cannot access table: tuf_files"

@@ -66,7 +66,7 @@ type daemon struct {
 }
 
 func (d *daemon) run(ctx context.Context) error {
-	d.WatchLevel(ctx)
+	d.WatchLevel()
 	d.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { d.tls.Watch(ctx); return nil })
@@ -119,6 +119,9 @@ func (d *daemon) serve(ctx context.Context) error {
 		connections = defaultConnections
 	}
 	lis, err := service.Listen(ctx, d.cfg.Server.GRPCAddr, connections)
+	if err != nil && ctx.Err() != nil {
+		return nil // it was looking for the address
+	}
 	if err != nil {
 		return err
 	}

@@ -15,6 +15,16 @@ import (
 const (
 	maxAge   = 365 * 24 * 60 * 60 // seconds
 	maxAlias = 50                 // upstream's column
+
+	// Far above what anybody needs, and far below what overflows or cannot be
+	// had.
+	maxConnections = 1 << 20
+	maxOpenConns   = 10_000
+	maxRequest     = 24 * 60 * 60 // seconds
+	maxBody        = 1 << 30      // no database takes a larger file
+	maxUploads     = 1 << 40
+	maxParts       = 1_000_000
+	maxPage        = 1_000_000
 )
 
 // LogLevels are the names of the levels, most severe first.
@@ -31,9 +41,9 @@ func (b *binder) checkServer(cfg *Server) {
 		b.fault("server.client_ca_file", "client certificates need TLS", "give server.tls_cert_file and server.tls_key_file too, or remove it")
 	}
 	l := &cfg.Server.Limits
-	b.checkNotNegative("server.limits.", map[string]int{
-		"connections": l.Connections, "request_seconds": l.RequestSeconds, "body_bytes": l.BodyBytes, "part_bytes": l.PartBytes,
-		"parts": l.Parts, "uploads_bytes": l.UploadsBytes, "changes_page": l.ChangesPage,
+	b.checkLimits("server.limits.", map[string]limit{
+		"connections": {l.Connections, maxConnections}, "request_seconds": {l.RequestSeconds, maxRequest}, "body_bytes": {l.BodyBytes, maxBody},
+		"part_bytes": {l.PartBytes, maxBody}, "parts": {l.Parts, maxParts}, "uploads_bytes": {l.UploadsBytes, maxUploads}, "changes_page": {l.ChangesPage, maxPage},
 	})
 	b.checkTrustService(&cfg.TrustService)
 	b.checkStorage(&cfg.Storage, "trust-server.db")
@@ -69,7 +79,7 @@ func (b *binder) checkSigner(cfg *Signer) {
 	} else {
 		b.checkPair("server.tls_cert_file", s.TLSCertFile, "server.tls_key_file", s.TLSKeyFile, "give both")
 	}
-	b.checkNotNegative("server.limits.", map[string]int{"connections": s.Limits.Connections})
+	b.checkLimits("server.limits.", map[string]limit{"connections": {s.Limits.Connections, maxConnections}})
 	b.checkStorage(&cfg.Storage.Storage, "trust-signer.db")
 	b.checkLogging(&cfg.Logging)
 	b.checkAlias(cfg)
@@ -191,10 +201,18 @@ func (b *binder) checkPair(certKey, cert, keyKey, key, remedy string) {
 	b.fault(miss, "it is missing beside "+have, remedy)
 }
 
-func (b *binder) checkNotNegative(prefix string, values map[string]int) {
-	for _, key := range slices.Sorted(maps.Keys(values)) {
-		if values[key] < 0 {
+// A limit is a number that was set, and the most that makes sense.
+type limit struct {
+	value int
+	most  int64
+}
+
+func (b *binder) checkLimits(prefix string, limits map[string]limit) {
+	for _, key := range slices.Sorted(maps.Keys(limits)) {
+		if l := limits[key]; l.value < 0 {
 			b.fault(prefix+key, "it must not be negative", "0 stands for the default")
+		} else if int64(l.value) > l.most {
+			b.fault(prefix+key, fmt.Sprintf("it must not be above %d", l.most), "0 stands for the default")
 		}
 	}
 }

@@ -1,15 +1,18 @@
 package config
 
 import (
+	"fmt"
 	"net/url"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 )
 
 func (b *binder) checkStorage(s *Storage, defaultFile string) {
-	b.checkNotNegative("storage.", map[string]int{"max_open_conns": s.MaxOpenConns})
+	b.checkLimits("storage.", map[string]limit{"max_open_conns": {s.MaxOpenConns, maxOpenConns}})
 	switch s.Backend {
 	case BackendPostgres:
 		b.checkPostgres(s)
@@ -21,6 +24,7 @@ func (b *binder) checkStorage(s *Storage, defaultFile string) {
 		if !filepath.IsAbs(s.DBURL) && !strings.HasPrefix(s.DBURL, "file:") {
 			s.DBURL = filepath.Join(b.dir, s.DBURL)
 		}
+		b.checkFolder(s.DBURL)
 	case BackendMemory:
 		b.warn("storage.backend", "nothing is kept: all metadata and keys are gone when the program ends")
 	case "mysql":
@@ -29,6 +33,26 @@ func (b *binder) checkStorage(s *Storage, defaultFile string) {
 		b.fault("storage.backend", "RethinkDB is not supported", `set it to "postgres" or "sqlite3"; publishers then initialise their repositories anew`)
 	default:
 		b.fault("storage.backend", "not a supported storage backend", `set it to "postgres" or "sqlite3"`)
+	}
+}
+
+// checkFolder looks for the folder of SQLite's file, which nobody else makes:
+// to wait for it would be to wait for ever.
+func (b *binder) checkFolder(file string) {
+	if uri, err := url.Parse(file); strings.HasPrefix(file, "file:") {
+		if err != nil || uri.Path == "" {
+			return // relative to the working directory, or told when it is opened
+		}
+		file = uri.Path
+	}
+	info, err := os.Stat(filepath.Dir(file))
+	if err == nil && !info.IsDir() {
+		err = syscall.ENOTDIR
+	}
+	if err != nil {
+		// Not its name: what is given for a path may be a URL with a password.
+		b.fault("storage.db_url", fmt.Sprintf("the folder of the database file cannot be used: %v", bare(err)),
+			"make it, or name another file; relative paths are relative to the directory of the configuration file")
 	}
 }
 

@@ -36,7 +36,7 @@ type HTTP struct {
 	HTTPAddr string `json:"http_addr"`
 	// TLSCertFile and TLSKeyFile are the certificate chain and the private key,
 	// PEM, not encrypted. Both or neither; without them the server speaks plain
-	// HTTP. Files that change are loaded anew within 15 seconds.
+	// HTTP. The server looks for changes every 5 seconds.
 	TLSCertFile string `json:"tls_cert_file" path:"config"`
 	TLSKeyFile  string `json:"tls_key_file" path:"config"`
 	// ClientCAFile, if set, makes clients show a certificate that one of these
@@ -206,8 +206,8 @@ type GRPC struct {
 	// GRPCAddr is the host:port to listen on, for example ":7899". Required.
 	GRPCAddr string `json:"grpc_addr"`
 	// TLSCertFile and TLSKeyFile are the certificate chain and the private key,
-	// PEM, not encrypted. Required. Files that change are loaded anew within
-	// 15 seconds.
+	// PEM, not encrypted. Required. The signer looks for changes every
+	// 5 seconds.
 	TLSCertFile string `json:"tls_cert_file" path:"config"`
 	TLSKeyFile  string `json:"tls_key_file" path:"config"`
 	// ClientCAFile makes clients show a certificate that one of these CAs

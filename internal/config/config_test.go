@@ -215,6 +215,18 @@ func TestFaults(t *testing.T) {
 		"no database source":     {"storage.db_url", nil, "", "must provide a non-empty database source for postgres"},
 		"source of MySQL":        {"storage.db_url", "server@tcp(mysql:3306)/notaryserver?parseTime=True", "", "neither a PostgreSQL URL"},
 		"source without form":    {"storage.db_url", "notary", "", "neither a PostgreSQL URL"},
+		"endless requests":       {"server.limits.request_seconds", 10000000000, "", "must not be above 86400"},
+		"too many connections":   {"server.limits.connections", 1<<20 + 1, "", "must not be above 1048576"},
+		"too large a body":       {"server.limits.body_bytes", 1<<30 + 1, "", "must not be above"},
+		"too large a part":       {"server.limits.part_bytes", 1<<30 + 1, "", "must not be above"},
+		"too many parts":         {"server.limits.parts", 1000001, "", "must not be above"},
+		"too large uploads":      {"server.limits.uploads_bytes", 1<<40 + 1, "", "must not be above"},
+		"too large a page":       {"server.limits.changes_page", 1000001, "", "must not be above"},
+		"more than a database":   {"storage.max_open_conns", 10001, "", "must not be above"},
+		"number beyond all":      {"server.limits.parts", json.Number("1e30"), "", "whole number"},
+		"SQLite without folder":  {"storage", tree{"backend": "sqlite3", "db_url": "/no/such/x.db"}, "storage.db_url", "the folder of the database file cannot be used: no such file"},
+		"URI without folder":     {"storage", tree{"backend": "sqlite3", "db_url": "file:///no/such/x.db"}, "storage.db_url", "the folder of the database file cannot be used"},
+		"SQLite below a file":    {"storage", tree{"backend": "sqlite3", "db_url": "config.json/x.db"}, "storage.db_url", "not a directory"},
 		"negative connections":   {"storage.max_open_conns", -1, "", "must not be negative"},
 		"token":                  {"auth", tree{"type": "token", "options": tree{"realm": "r"}}, "auth.type", "not yet available: the server does not start, rather than serve openly"},
 		"other authentication":   {"auth.type", "Token", "", "is not known: the server does not start, rather than serve openly"},
@@ -323,9 +335,10 @@ func TestOtherWarnings(t *testing.T) {
 func TestSecretsAreNotTold(t *testing.T) {
 	const secret = "s3cret/pass#word"
 	for name, v := range map[string]tree{
-		"URL with raw characters": set(validServer(), "storage.db_url", "postgres://u:"+secret+"%zz@db:port/x"),
-		"no URL at all":           set(validServer(), "storage.db_url", secret),
-		"not a string":            set(validServer(), "storage.db_url", []string{secret}),
+		"URL with raw characters":  set(validServer(), "storage.db_url", "postgres://u:"+secret+"%zz@db:port/x"),
+		"no URL at all":            set(validServer(), "storage.db_url", secret),
+		"URL where a path belongs": set(validServer(), "storage", tree{"backend": "sqlite3", "db_url": "postgres://u:" + secret + "@db/x"}),
+		"not a string":             set(validServer(), "storage.db_url", []string{secret}),
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, r := loadServer(t, v)

@@ -164,6 +164,9 @@ func TestDatabaseURL(t *testing.T) {
 
 func TestSQLitePath(t *testing.T) {
 	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "a"), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	v := set(set(validServer(), "storage.backend", "sqlite3"), "storage.db_url", nil)
 	for given, want := range map[string]string{
 		"": filepath.Join(dir, "trust-server.db"), "a/x.db": filepath.Join(dir, "a/x.db"), "/var/x.db": "/var/x.db", "file:/var/x.db": "file:/var/x.db",

@@ -25,7 +25,8 @@ type Database struct {
 }
 
 // OpenDatabase opens the database that the configuration names, and creates
-// what it lacks of the schema, unless storage.migrate forbids it. While the
+// what it lacks of the schema, unless storage.migrate forbids it, which does not
+// hold for a database that is not kept. While the
 // database cannot be reached it goes on trying until ctx ends; the log tells
 // why. The error is one that time does not heal.
 func (p *Program) OpenDatabase(ctx context.Context, s config.Storage, schema migrations.Schema) (*Database, error) {
@@ -50,7 +51,7 @@ func (p *Program) OpenDatabase(ctx context.Context, s config.Storage, schema mig
 		// No bound but the connection's own: an index on a large table takes
 		// its time, and other replicas wait for the one that makes it.
 		prepare := migrations.Apply
-		if !s.Migrate {
+		if !s.Migrate && db.temporary == "" {
 			prepare = migrations.Check
 		}
 		err = service.Retry(ctx, p.Log, "preparing the tables", transient, func(ctx context.Context) error { return prepare(ctx, db.DB, schema) })

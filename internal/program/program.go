@@ -113,9 +113,9 @@ func (p *Program) Settle(ctx context.Context, report *config.Report) error {
 	return nil
 }
 
-// WatchLevel lets SIGUSR1 and SIGUSR2 change the level of the log until ctx ends.
-func (p *Program) WatchLevel(ctx context.Context) {
-	service.WatchLevel(ctx, p.level, p.stdout)
+// WatchLevel lets SIGUSR1 and SIGUSR2 change the level of the log from now on.
+func (p *Program) WatchLevel() {
+	service.WatchLevel(p.level, p.stdout)
 }
 
 // ExitCode is upstream's: 0, 1 for any fault, 2 for a wrong command line. Faults

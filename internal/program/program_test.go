@@ -150,7 +150,7 @@ func TestTemporaryDatabase(t *testing.T) {
 	tmp := t.TempDir()
 	t.Setenv("TMPDIR", tmp)
 	p, _, _ := begin(t)
-	db, err := p.OpenDatabase(t.Context(), config.Storage{Backend: config.BackendMemory, Migrate: true}, migrations.Signer)
+	db, err := p.OpenDatabase(t.Context(), config.Storage{Backend: config.BackendMemory}, migrations.Signer)
 	if err != nil {
 		t.Fatal(err)
 	}

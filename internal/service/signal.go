@@ -21,20 +21,15 @@ func UntilSignal(parent context.Context) (ctx context.Context, stop context.Canc
 }
 
 // WatchLevel makes the log one level more verbose for each SIGUSR1 and one less
-// for each SIGUSR2, until ctx ends, and says so on out in upstream's sentences.
-// It returns at once; from then on the signals no longer end the process.
-func WatchLevel(ctx context.Context, level *slog.LevelVar, out io.Writer) {
+// for each SIGUSR2, and says so on out in upstream's sentences. It returns at
+// once; from then on, and until the process ends, the signals do not end it: by
+// default they would, and one may come while it drains.
+func WatchLevel(level *slog.LevelVar, out io.Writer) {
 	c := make(chan os.Signal, 8)
 	signal.Notify(c, syscall.SIGUSR1, syscall.SIGUSR2)
 	go func() {
-		defer signal.Stop(c)
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case s := <-c:
-				fmt.Fprintln(out, adjust(level, s == syscall.SIGUSR1))
-			}
+		for s := range c {
+			fmt.Fprintln(out, adjust(level, s == syscall.SIGUSR1))
 		}
 	}()
 }

@@ -1,7 +1,6 @@
 package service_test
 
 import (
-	"context"
 	"log/slog"
 	"strings"
 	"syscall"
@@ -12,12 +11,10 @@ import (
 
 // TestWatchLevel sends itself the signals, one after the other.
 func TestWatchLevel(t *testing.T) {
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
 	level := new(slog.LevelVar)
 	level.Set(slog.LevelError)
 	out := &buffer{}
-	service.WatchLevel(ctx, level, out)
+	service.WatchLevel(level, out)
 	said := 0
 	send := func(s syscall.Signal, want string, at slog.Level) {
 		t.Helper()
