@@ -115,8 +115,8 @@ func appendBase64(dst []byte, r *cjson.Reader) ([]byte, error) {
 func readSignatures(r *cjson.Reader) ([]Signature, error) {
 	var list []Signature
 	err := readArray(r, func() error {
-		if len(list) == MaxSignatures {
-			return fmt.Errorf("more than %d signatures", MaxSignatures)
+		if err := room(len(list), MaxSignatures, "signatures"); err != nil {
+			return err
 		}
 		s, err := readSignature(r)
 		list = append(list, s)
@@ -145,9 +145,21 @@ func readSignature(r *cjson.Reader) (s Signature, err error) {
 	return s, err
 }
 
+// room fails if a list of n cannot have another. Whoever reads a list asks
+// before the next is read: what is refused shall not have cost memory.
+func room(n, most int, what string) error {
+	if n >= most {
+		return fmt.Errorf("more than %d %s", most, what)
+	}
+	return nil
+}
+
 func readKeys(r *cjson.Reader) (map[KeyID]Key, error) {
 	keys := make(map[KeyID]Key)
 	err := readObject(r, func(id []byte) error {
+		if err := room(len(keys), MaxKeys, "keys"); err != nil {
+			return err
+		}
 		k, err := readKey(r)
 		keys[KeyID(id)] = k
 		return err
@@ -182,6 +194,9 @@ func readKey(r *cjson.Reader) (k Key, err error) {
 func readKeyIDs(r *cjson.Reader) ([]KeyID, error) {
 	var ids []KeyID
 	err := readArray(r, func() error {
+		if err := room(len(ids), MaxKeyIDs, "key IDs of one role"); err != nil {
+			return err
+		}
 		id, err := readText(r)
 		ids = append(ids, KeyID(id))
 		return err
@@ -232,6 +247,9 @@ func readDelegation(r *cjson.Reader) (d Delegation, err error) {
 			d.Name = RoleName(s)
 		case "paths":
 			err = readArray(r, func() error {
+				if err := room(len(d.Paths), MaxPaths, "paths of one role"); err != nil {
+					return err
+				}
 				p, err := readText(r)
 				d.Paths = append(d.Paths, p)
 				return err
@@ -244,7 +262,9 @@ func readDelegation(r *cjson.Reader) (d Delegation, err error) {
 	return d, err
 }
 
-func readDelegations(r *cjson.Reader) (d Delegations, err error) {
+// readDelegations reads the member "delegations". check is asked about each
+// role as soon as it is read, so that a list of nonsense ends at its first.
+func readDelegations(r *cjson.Reader, check func(Delegation) error) (d Delegations, err error) {
 	err = readObject(r, func(name []byte) (err error) {
 		switch string(name) {
 		case "keys":
@@ -252,9 +272,15 @@ func readDelegations(r *cjson.Reader) (d Delegations, err error) {
 			return err
 		case "roles":
 			return readArray(r, func() error {
+				if err := room(len(d.Roles), MaxRoles, "roles"); err != nil {
+					return err
+				}
 				role, err := readDelegation(r)
+				if err != nil {
+					return err
+				}
 				d.Roles = append(d.Roles, role)
-				return err
+				return check(role)
 			})
 		}
 		return readUnknown(r, name, "keys", "roles")
@@ -262,11 +288,14 @@ func readDelegations(r *cjson.Reader) (d Delegations, err error) {
 	return d, err
 }
 
-// readFiles reads the map of a targets, snapshot or timestamp file. Names are
-// of type N.
-func readFiles[N ~string](r *cjson.Reader) (map[N]FileMeta, error) {
+// readFiles reads the map of a targets, snapshot or timestamp file, of at most
+// most names of type N.
+func readFiles[N ~string](r *cjson.Reader, most int) (map[N]FileMeta, error) {
 	files := make(map[N]FileMeta)
 	err := readObject(r, func(name []byte) error {
+		if err := room(len(files), most, "files"); err != nil {
+			return err
+		}
 		m, err := readFileMeta(r)
 		m.Custom = bytes.Clone(m.Custom) // not to keep the whole file
 		files[N(name)] = m
@@ -311,6 +340,9 @@ func readHashes(r *cjson.Reader) (Hashes, error) {
 	}
 	hashes := make(Hashes, len(supportedHashes))
 	err := readObject(r, func(algorithm []byte) error {
+		if err := room(len(hashes), MaxHashes, "hashes of one file"); err != nil {
+			return err
+		}
 		h, err := readBytes(r)
 		hashes[string(algorithm)] = h
 		return err
@@ -320,7 +352,12 @@ func readHashes(r *cjson.Reader) (Hashes, error) {
 
 func checkHashes(r *cjson.Reader) (Hashes, error) {
 	var buf [128]byte
+	n := 0
 	return nil, readObject(r, func([]byte) error {
+		if err := room(n, MaxHashes, "hashes of one file"); err != nil {
+			return err
+		}
+		n++
 		_, err := appendBase64(buf[:0], r)
 		return err
 	})

@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	stdjson "encoding/json"
+	"fmt"
 	"math"
 	"math/big"
 	"slices"
@@ -65,6 +66,34 @@ var differences = []difference{
 		theirSigned("targets", `"hashes":{`, `"hashes":{"md5":[1,2],`)},
 	{"more than 100 signatures", "one file should not ask for unbounded work", true, "more than 100 signatures",
 		edited("targets", swap(`"signatures":[`, `"signatures":[`+strings.Repeat(`{},`, tuf.MaxSignatures)))},
+	{"more than 10,000 delegations", "a few bytes each, a hundred times that in memory", true, "more than 10000 roles",
+		changed(func(t *testing.T, repo *tuftest.Repo) {
+			d := &repo.Targets["targets"].Delegations
+			d.Roles = append(d.Roles, slices.Repeat([]tuf.Delegation{{Name: "targets/z", Role: tuf.Role{Threshold: 1}}}, tuf.MaxRoles)...)
+		})},
+	{"more than 10,000 keys", "the same", true, "more than 10000 keys",
+		changed(func(t *testing.T, repo *tuftest.Repo) {
+			for i := range tuf.MaxKeys {
+				repo.Targets["targets"].Delegations.Keys[tuf.KeyID(strconv.Itoa(i))] = tuf.Key{Type: "x", Public: []byte{}}
+			}
+		})},
+	{"more than 1,000 key IDs of a role", "the same", true, "more than 1000 key IDs of one role",
+		changed(func(t *testing.T, repo *tuftest.Repo) {
+			d := repo.Delegation("targets/a")
+			d.KeyIDs = slices.Repeat(d.KeyIDs, tuf.MaxKeyIDs+1)
+		})},
+	{"more than 10,000 paths", "the same", true, "more than 10000 paths of one role",
+		changed(func(t *testing.T, repo *tuftest.Repo) {
+			repo.Delegation("targets/a").Paths = slices.Repeat([]string{"x"}, tuf.MaxPaths+1)
+		})},
+	{"a snapshot of more than 20,000 files", "the same", true, "more than 20000 files",
+		changed(edit("snapshot", func(s map[string]any) {
+			for i := range tuf.MaxMeta {
+				object(s, "meta")[fmt.Sprintf("targets/z%d", i)] = object(s, "meta", "targets")
+			}
+		}))},
+	{"more than 16 hashes of a file", "the same", true, "more than 16 hashes of one file",
+		theirSigned("targets", `"hashes":{`, `"hashes":{`+manyHashes())},
 	{"a wrong length in a snapshot", "clients stop reading at it, and fail", true, "length of targets did not match: expected 1, not ",
 		changed(edit("snapshot", func(s map[string]any) { object(s, "meta", "targets")["length"] = 1 }))},
 	{"one public key under two IDs", "it would meet a threshold of two alone", true, "valid signatures did not meet threshold for targets",
@@ -81,6 +110,13 @@ var differences = []difference{
 		})},
 	{"RSA keys above 16384 bits", "one verification can take minutes", true, "valid signatures did not meet threshold for targets", hugeRSA},
 	{"stored root whose certificate has expired", "its owner could never publish again, not even a new root", false, "", expiredRoot},
+}
+
+func manyHashes() (text string) {
+	for i := range tuf.MaxHashes {
+		text += fmt.Sprintf(`"md%d":"AAAA",`, i)
+	}
+	return text
 }
 
 func TestDifferences(t *testing.T) {

@@ -20,6 +20,21 @@ const (
 	// MaxSignatures bounds the work that one file can ask of the verifier: each
 	// Ed25519 signature hashes the whole file.
 	MaxSignatures = 100
+	// MaxRoles bounds the roles that a root or a targets file describes, and
+	// MaxKeys the keys that it lists: each is a few bytes in a file and a
+	// hundred times that in memory, before anybody has vouched for it. The
+	// largest repositories known delegate to a few dozen.
+	MaxRoles = 10_000
+	MaxKeys  = 10_000
+	// MaxKeyIDs bounds the keys of one role, of which at most MaxSignatures can
+	// sign anyway; MaxPaths the paths of one delegation.
+	MaxKeyIDs = 1_000
+	MaxPaths  = 10_000
+	// MaxMeta bounds the files that a snapshot names: beyond it one that the
+	// server makes does not fit the message to the signer. MaxHashes bounds the
+	// hashes of one file; two are in use.
+	MaxMeta   = 20_000
+	MaxHashes = 16
 )
 
 // An Envelope is one file in the form common to all roles. Parsing it says
@@ -70,6 +85,8 @@ type Role struct {
 type Authority struct {
 	Role
 	Keys map[KeyID]Key
+
+	certs *certificates // of the file that lists the keys; may be nil
 }
 
 // Root is the signed part of root.json.
@@ -89,7 +106,8 @@ type Targets struct {
 	Expires     time.Time
 	Delegations Delegations
 
-	files []byte // as received; nil if the member is missing
+	files []byte        // as received; nil if the member is missing
+	certs *certificates // among the keys of the delegations
 }
 
 // Delegations are the roles to which a targets file delegates, in order of

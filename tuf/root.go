@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -170,16 +171,45 @@ func checkCertificate(c *x509.Certificate, now time.Time, checkDates bool) error
 // whatever the type of the key, but for their dates: there the file's own
 // expiry counts.
 func checkDelegationKeys(a Authority) error {
-	for _, k := range a.Keys {
-		cert, err := firstCertificate(k.Public)
-		if err != nil {
-			continue
-		}
-		if err := checkCertificate(cert, time.Time{}, false); err != nil {
+	for id, k := range a.Keys {
+		if err := a.certs.check(id, k); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// certificates remembers which keys of one file were looked at for certificates
+// that are unfit: each may be listed by thousands of its delegations.
+type certificates struct {
+	mu      sync.Mutex // guards checked; held while one certificate is parsed
+	checked map[KeyID]error
+}
+
+func (c *certificates) check(id KeyID, k Key) error {
+	if c == nil {
+		return checkFirstCertificate(k)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	err, ok := c.checked[id]
+	if !ok {
+		if c.checked == nil {
+			c.checked = make(map[KeyID]error)
+		}
+		err = checkFirstCertificate(k)
+		c.checked[id] = err
+	}
+	return err
+}
+
+// checkFirstCertificate checks the certificate in k, if there is one.
+func checkFirstCertificate(k Key) error {
+	cert, err := firstCertificate(k.Public)
+	if err != nil {
+		return nil
+	}
+	return checkCertificate(cert, time.Time{}, false)
 }
 
 // firstCertificate returns the first sound certificate in PEM data. Blocks of

@@ -1,6 +1,7 @@
 package tuf
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -52,6 +53,9 @@ func (e *Envelope) readRoot(root *Root) (err error) {
 	root.Roles = make(map[RoleName]Role)
 	if r := e.member("roles"); r != nil {
 		if err := readObject(r, func(name []byte) error {
+			if err := room(len(root.Roles), MaxRoles, "roles"); err != nil {
+				return err
+			}
 			role, ok, err := readRole(r)
 			if ok {
 				root.Roles[RoleName(name)] = role
@@ -66,13 +70,20 @@ func (e *Envelope) readRoot(root *Root) (err error) {
 
 // checkRole checks a role that file describes.
 func checkRole(file, name RoleName, role Role, keys map[KeyID]Key) error {
-	if role.Threshold < 1 {
-		return invalid(file, "invalid threshold specified for %s: %d ", name, role.Threshold)
+	if err := checkThreshold(file, name, role); err != nil {
+		return err
 	}
 	for _, id := range role.KeyIDs {
 		if _, ok := keys[id]; !ok {
 			return invalid(file, "key ID %.80s specified in %s without corresponding key", id, name)
 		}
+	}
+	return nil
+}
+
+func checkThreshold(file, name RoleName, role Role) error {
+	if role.Threshold < 1 {
+		return invalid(file, "invalid threshold specified for %s: %d ", name, role.Threshold)
 	}
 	return nil
 }
@@ -103,7 +114,7 @@ func (e *Envelope) Targets(name RoleName) (*Targets, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &Targets{Name: name, Version: version, Expires: e.Expires}
+	t := &Targets{Name: name, Version: version, Expires: e.Expires, certs: new(certificates)}
 	if r := e.member("targets"); r != nil {
 		t.files = e.members["targets"]
 		if err := checkFiles(r); err != nil {
@@ -111,19 +122,50 @@ func (e *Envelope) Targets(name RoleName) (*Targets, error) {
 		}
 	}
 	if r := e.member("delegations"); r != nil {
-		if t.Delegations, err = readDelegations(r); err != nil {
+		var unfit error
+		t.Delegations, err = readDelegations(r, func(d Delegation) error {
+			unfit = checkDelegation(name, d)
+			return unfit
+		})
+		if unfit != nil {
+			return nil, unfit
+		}
+		if err != nil {
 			return nil, invalid(name, "delegations: %w", err)
 		}
 	}
-	for _, d := range t.Delegations.Roles {
-		if !d.Name.IsDelegation() || d.Name.Parent() != name {
-			return nil, invalid(name, "delegation role %.255s invalid", d.Name)
-		}
+	for _, d := range t.Delegations.Roles { // the keys may have come behind the roles
 		if err := checkRole(name, d.Name, d.Role, t.Delegations.Keys); err != nil {
 			return nil, err
 		}
 	}
 	return t, nil
+}
+
+// checkDelegation checks what a delegation of file says by itself.
+func checkDelegation(file RoleName, d Delegation) error {
+	if !d.Name.IsDelegation() || d.Name.Parent() != file {
+		return invalid(file, "delegation role %.255s invalid", d.Name)
+	}
+	return checkThreshold(file, d.Name, d.Role)
+}
+
+// Delegates reports whether the signed part, as that of a targets file, lists
+// any delegation, of whatever form. It costs no memory, unlike [Envelope.Targets].
+func (e *Envelope) Delegates() bool {
+	r := e.member("delegations")
+	if r == nil {
+		return false
+	}
+	found := errors.New("found")
+	err := readObject(r, func(name []byte) error {
+		if string(name) == "roles" && r.Kind() == cjson.Array {
+			return r.Array(func() error { return found })
+		}
+		_, err := r.Skip()
+		return err
+	})
+	return err == found
 }
 
 // Files decodes the files that t lists, by name.
@@ -132,7 +174,7 @@ func (t *Targets) Files() map[string]FileMeta {
 		return map[string]FileMeta{}
 	}
 	// It has been read once, so there is no error.
-	files, _ := readFiles[string](cjson.NewReader(t.files))
+	files, _ := readFiles[string](cjson.NewReader(t.files), MaxMembers)
 	return files
 }
 
@@ -144,7 +186,14 @@ func (t *Targets) Delegation(name RoleName) (Authority, bool) {
 	if i < 0 {
 		return Authority{}, false
 	}
-	return authority(t.Delegations.Roles[i].Role, t.Delegations.Keys), true
+	return t.DelegationAt(i), true
+}
+
+// DelegationAt returns who must sign the file of t.Delegations.Roles[i].
+func (t *Targets) DelegationAt(i int) Authority {
+	a := authority(t.Delegations.Roles[i].Role, t.Delegations.Keys)
+	a.certs = t.certs
+	return a
 }
 
 // Snapshot decodes the signed part as that of snapshot.json and checks its
@@ -178,7 +227,7 @@ func (e *Envelope) Timestamp() (*Timestamp, error) {
 // readMeta reads "meta", in which the required roles must have a SHA-256.
 func (e *Envelope) readMeta(file RoleName, required ...RoleName) (meta map[RoleName]FileMeta, err error) {
 	if r := e.member("meta"); r != nil {
-		if meta, err = readFiles[RoleName](r); err != nil {
+		if meta, err = readFiles[RoleName](r, MaxMeta); err != nil {
 			return nil, invalid(file, "meta: %w", err)
 		}
 	}
