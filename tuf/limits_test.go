@@ -89,8 +89,8 @@ func TestCertificatesAreParsedOnce(t *testing.T) {
 			}
 		}
 	}
-	// One certificate takes at least 50 allocations: 20 of them a few thousand,
-	// 20 for each of the delegations more than 50,000.
+	// One certificate takes about 40 allocations: 20 of them a thousand,
+	// 20 for each of the delegations 40,000.
 	allocs := testing.AllocsPerRun(3, func() {
 		targets, err := e.Targets("targets")
 		if err != nil {

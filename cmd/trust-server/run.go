@@ -106,6 +106,7 @@ func (d *daemon) serve(ctx context.Context, signer *rpc.Client) error {
 	d.store = metadb.New(db.DB)
 	publisher, err := publish.New(publish.Config{
 		Store: d.store, Signer: signer, KeyAlgorithm: d.cfg.TrustService.KeyAlgorithm, Log: d.Log, Now: time.Now,
+		AllowUnvouched: d.cfg.Repositories.AllowUnvouched,
 	})
 	if err != nil {
 		return err

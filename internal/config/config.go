@@ -174,6 +174,11 @@ type Repositories struct {
 	// GUNPrefixes are the prefixes of the GUNs that are served; each ends in one
 	// "/". Default: all GUNs are served.
 	GUNPrefixes []string `json:"gun_prefixes"`
+	// AllowUnvouched accepts a publish that takes from a delegation the keys by
+	// which its stored file is signed, as upstream does: readers then skip the
+	// delegation until somebody signs it again (notary witness). Default false:
+	// such a publish is refused.
+	AllowUnvouched bool `json:"allow_unvouched_delegations"`
 }
 
 // Reporting is the section "reporting" of both programs; all of it is retired.

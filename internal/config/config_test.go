@@ -144,6 +144,8 @@ func TestLooseness(t *testing.T) {
 		"nested key's case":         {"caching", tree{"Max_Age": tree{"CURRENT_METADATA": 6}}, func(s *config.Server) any { return s.Caching.MaxAge.CurrentMetadata }, 6},
 		"prefixes as a list":        {"repositories.gun_prefixes", []string{"a.com/", "b.com/c/"}, func(s *config.Server) any { return s.Repositories.GUNPrefixes }, []string{"a.com/", "b.com/c/"}},
 		"prefixes as one string":    {"repositories.gun_prefixes", "a.com/ b.com/c/", func(s *config.Server) any { return s.Repositories.GUNPrefixes }, []string{"a.com/", "b.com/c/"}},
+		"unvouched delegations":     {"repositories.allow_unvouched_delegations", true, func(s *config.Server) any { return s.Repositories.AllowUnvouched }, true},
+		"vouched by default":        {"repositories", tree{}, func(s *config.Server) any { return s.Repositories.AllowUnvouched }, false},
 		"no authentication, empty":  {"auth", tree{}, func(s *config.Server) any { return s.Auth.Type }, ""},
 		"key=value database source": {"storage.db_url", "host=db user=server", func(s *config.Server) any { return s.Storage.DBURL }, "host=db user=server"},
 	} {
