@@ -16,7 +16,7 @@ type addition struct {
 	file string
 	// trigger is when the function is called; empty for an index.
 	trigger string
-	// settings are those of the function.
+	// settings are the properties of the function.
 	settings string
 }
 
@@ -30,7 +30,13 @@ func additions(d sqldb.Dialect, s Schema) []addition {
 		return []addition{
 			{
 				name: "countersign_changefeed_order", table: "changefeed", file: "changefeed_order.plpgsql",
-				trigger: `before insert on changefeed for each row`,
+				trigger:  `before insert on changefeed for each row`,
+				settings: `set lock_timeout = '` + sqldb.LockTimeout + `'`,
+			},
+			{
+				name: "countersign_delete_begins", table: "tuf_files", file: "delete_begins.plpgsql",
+				trigger:  `before delete on tuf_files for each statement`,
+				settings: `stable set search_path = pg_catalog`,
 			},
 			{
 				name: "countersign_whole_delete", table: "tuf_files", file: "whole_delete.plpgsql",

@@ -108,7 +108,16 @@ func (g gaps) any() bool { return len(g.tables) > 0 || len(g.additions) > 0 || g
 
 func apply(ctx context.Context, tx *sqldb.Tx, d sqldb.Dialect, s Schema) error {
 	if d == sqldb.Postgres {
+		// Another replica may be at it for long, building an index; ctx alone
+		// bounds the wait for it. For other locks the bound stays: those who
+		// wait for a table have all its writers wait behind them.
+		if _, err := tx.Exec(ctx, `set local lock_timeout = 0`); err != nil {
+			return err
+		}
 		if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock($1)`, int64(lockKey)); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, `set local lock_timeout = '`+sqldb.LockTimeout+`'`); err != nil {
 			return err
 		}
 	}

@@ -281,7 +281,7 @@ func TestReplaced(t *testing.T) {
 		where not t.tgisinternal order by 1`
 	apply()
 	want := list(t, db, all)
-	if len(want) != 2 {
+	if len(want) != 3 {
 		t.Fatalf("%d triggers", len(want))
 	}
 	run(t, db, `create or replace function countersign_changefeed_order() returns trigger language plpgsql as 'begin return new; end'`,

@@ -23,7 +23,8 @@ var (
 	// ErrStale: the generation that a set was built on is no longer current,
 	// or gone. Nothing was written; built anew on the newer one, the set may pass.
 	ErrStale = errors.New("built on a generation that is no longer current")
-	// ErrDamaged: a file is missing that the current timestamp commits to.
+	// ErrDamaged: a file is missing that the current timestamp commits to, or
+	// the timestamp itself is, of a GUN that has a root, targets or snapshot.
 	ErrDamaged = errors.New("stored repository is damaged")
 	// ErrUnavailable: the database or the signer could not be asked. Whether a
 	// write was kept is unknown.
@@ -117,8 +118,9 @@ type MetadataStore interface {
 	// Generation returns the current generation of gun with the roles asked
 	// for (RoleSnapshot included if it is wanted as a file). With no roles it
 	// holds the timestamp alone. In the usual case it costs one query. It must
-	// return ErrNotFound only if gun has no timestamp, and ErrDamaged if a
-	// role that was asked for and is named in the snapshot is not stored.
+	// return ErrNotFound only if gun has neither a timestamp nor a root, targets
+	// or snapshot, and ErrDamaged if it has no timestamp but one of these, or if
+	// a role that was asked for and is named in the snapshot is not stored.
 	Generation(ctx context.Context, gun tuf.GUN, roles ...tuf.RoleName) (*Generation, error)
 	// ByChecksum returns the metadata of gun and role whose bytes hash to sum.
 	// It must return ErrNotFound for bytes that only another GUN or role
@@ -131,8 +133,10 @@ type MetadataStore interface {
 	// stored (of a role not Revived; the set's own snapshot and timestamp excepted, see ErrStale),
 	// ErrStale if Base is no longer the newest timestamp, or (Base nil) if the
 	// GUN has one by now. Both are decided by the statement that writes, not
-	// by a look before it. Rows of a GUN without any timestamp are debris of
-	// hand-typed SQL: a set with nil Base removes them.
+	// by a look before it. On a GUN without a timestamp but with a root, targets
+	// or snapshot it returns ErrDamaged, whatever Base is: the name is taken until
+	// somebody who may do so mends or deletes it. What else a GUN without these
+	// four has stored is debris of hand-typed SQL: a set with nil Base removes it.
 	Publish(ctx context.Context, set Set) error
 	// Delete removes every row of gun and writes a changefeed row of category
 	// deletion, in one transaction; it reports whether there was anything.

@@ -91,11 +91,17 @@ func (s *Store) generation(ctx context.Context, gun tuf.GUN, roles []tuf.RoleNam
 	g := &storage.Generation{GUN: gun, Files: map[tuf.RoleName]storage.Metadata{}}
 	if len(wanted) == 1 {
 		ts, err := sqldb.One(ctx, s.db, scan, timestampQuery, string(gun))
+		if errors.Is(err, storage.ErrNotFound) {
+			return nil, s.absent(ctx, gun)
+		}
+		if err != nil {
+			return nil, err
+		}
 		g.Timestamp = ts
 		if len(roles) > 0 {
 			g.Files[tuf.RoleTimestamp] = ts
 		}
-		return g, err
+		return g, nil
 	}
 	newest, err := s.newest(ctx, gun, wanted)
 	if err != nil {
@@ -103,7 +109,7 @@ func (s *Store) generation(ctx context.Context, gun tuf.GUN, roles []tuf.RoleNam
 	}
 	ts, ok := newest[tuf.RoleTimestamp]
 	if !ok {
-		return nil, storage.ErrNotFound
+		return nil, s.absent(ctx, gun)
 	}
 	g.Timestamp = ts
 	if slices.Contains(roles, tuf.RoleTimestamp) {
@@ -132,6 +138,16 @@ func (s *Store) generation(ctx context.Context, gun tuf.GUN, roles []tuf.RoleNam
 		}
 	}
 	return g, nil
+}
+
+// absent says why gun has no timestamp: ErrNotFound, which is leave to start
+// anew, only if there is nothing that a start anew would bury.
+func (s *Store) absent(ctx context.Context, gun tuf.GUN) error {
+	_, err := sqldb.One(ctx, s.db, scanID, remains("$1")+` limit 1`, string(gun))
+	if err != nil {
+		return err
+	}
+	return fmt.Errorf("%w: there are files, but no timestamp", storage.ErrDamaged)
 }
 
 // named returns the file of role that meta names.

@@ -109,6 +109,9 @@ func (s *Store) Delete(ctx context.Context, gun tuf.GUN) (bool, error) {
 	var deleted int64
 	err := s.db.Tx(ctx, func(tx *sqldb.Tx) error {
 		deleted = 0
+		if err := s.lockTimestamp(ctx, tx, gun); err != nil {
+			return err
+		}
 		for {
 			n, err := tx.Exec(ctx, `delete from tuf_files where gun = $1`, string(gun))
 			if err != nil {
@@ -129,6 +132,29 @@ func (s *Store) Delete(ctx context.Context, gun tuf.GUN) (bool, error) {
 	}
 	return deleted > 0, nil
 }
+
+// lockTimestamp locks the newest timestamp before any other row of gun is
+// touched. Every publish does so too, and one that removes rows could otherwise
+// hold what this deletion waits for while it waits for what that holds.
+func (s *Store) lockTimestamp(ctx context.Context, tx *sqldb.Tx, gun tuf.GUN) error {
+	if s.db.Dialect() != sqldb.Postgres {
+		return nil // the whole file is locked
+	}
+	for last := []int64(nil); ; {
+		newest, err := sqldb.Collect(ctx, tx, scanID, lockQuery, string(gun))
+		// The one that was waited for need not be the newest any more; the one
+		// that is still the newest when looked at again is.
+		if err != nil || slices.Equal(newest, last) {
+			return err
+		}
+		last = newest
+	}
+}
+
+// lockQuery locks the newest timestamp of a GUN in PostgreSQL.
+const lockQuery = `select id from tuf_files
+	where gun = $1 and role = 'timestamp' and deleted_at is null
+	order by version desc limit 1 for no key update`
 
 func change(ctx context.Context, tx *sqldb.Tx, now string, c storage.Change) error {
 	_, err := tx.Exec(ctx, `insert into changefeed (created_at, gun, version, sha256, category) values ($1, $2, $3, $4, $5)`,

@@ -124,11 +124,16 @@ type state struct {
 	version  int64  // and its version
 	conflict bool   // an uploaded role has an equal or higher version
 	own      bool   // this very timestamp is stored
+	remains  bool   // a root, a targets or a snapshot is stored
 }
 
 // refuse says why the set can not be stored on st, or nil.
 func (p *publish) refuse(st state) error {
 	switch {
+	case st.base == "" && st.remains:
+		// Whoever began anew here would take over the name, and with it would
+		// go what the owner may need to mend it.
+		return fmt.Errorf("%w: there are files, but no timestamp", storage.ErrDamaged)
 	case st.base == "" && p.Base == nil:
 		return nil // whatever else the GUN holds is debris
 	case st.base == "":
@@ -141,6 +146,13 @@ func (p *publish) refuse(st state) error {
 		return fmt.Errorf("%w: timestamp version %d on version %d", storage.ErrInvalid, p.timestamp.Version, st.version)
 	}
 	return nil
+}
+
+// remains selects what makes a GUN without a timestamp a damaged one. Other
+// rows of it, of delegations or marked as deleted, are debris.
+func remains(gun string) string {
+	return `select 1 from tuf_files
+		where gun = ` + gun + ` and role in ('root', 'targets', 'snapshot') and deleted_at is null`
 }
 
 // look reads the state in one query.
@@ -156,9 +168,10 @@ func (s *Store) look(ctx context.Context, q sqldb.Querier, p *publish) (state, e
 			exists (` + conflict(gun) + `),
 			exists (select 1 from tuf_files
 				where gun = ` + gun + ` and role = 'timestamp' and deleted_at is null
-					and version = ` + a.add(int64(p.timestamp.Version)) + ` and sha256 = ` + a.add(p.timestamp.Checksum.String()) + `)`
+					and version = ` + a.add(int64(p.timestamp.Version)) + ` and sha256 = ` + a.add(p.timestamp.Checksum.String()) + `),
+			exists (` + remains(gun) + `)`
 	return sqldb.One(ctx, q, func(r *sql.Rows) (st state, err error) {
-		err = r.Scan(&st.base, &st.version, &st.conflict, &st.own)
+		err = r.Scan(&st.base, &st.version, &st.conflict, &st.own, &st.remains)
 		return st, err
 	}, query, a...)
 }
@@ -180,6 +193,10 @@ func conflict(gun string) string {
 // The changefeed row is inserted when all files are: "put" is counted to its
 // end first. Its trigger holds a lock that all writers share until the commit,
 // and who waits for a duplicate while holding it could deadlock.
+//
+// It needs no client to end once it has been sent, so that a server whose host
+// dies in the middle of it holds no lock for longer than another does. It waits
+// for a row no longer than a Tx would; the trigger bounds its own wait.
 func (p *publish) statement() (string, []any) {
 	var a arguments
 	gun, now := a.add(string(p.GUN))+"::text", a.add(p.now)+"::timestamp"
@@ -208,11 +225,14 @@ func (p *publish) statement() (string, []any) {
 	return b.String(), a
 }
 
+// bounded is true, and bounds the waits for locks in the rest of the statement.
+const bounded = `(select set_config('lock_timeout', '` + sqldb.LockTimeout + `', true)) is not null`
+
 // free writes the queries that find one row if the set may be stored. Each part
 // costs the planner time, so only those are written that have something to ask.
 func (p *publish) free(b *strings.Builder, a *arguments, gun, version string) {
 	if p.Base == nil {
-		b.WriteString(`free as (select 1 where not exists (select 1 from tuf_files where gun = ` + gun + `))`)
+		b.WriteString(`free as (select 1 where ` + bounded + ` and not exists (select 1 from tuf_files where gun = ` + gun + `))`)
 		return
 	}
 	if len(p.uploaded) > 0 {
@@ -221,7 +241,7 @@ func (p *publish) free(b *strings.Builder, a *arguments, gun, version string) {
 	}
 	b.WriteString(`base as (
 			select sha256, version from tuf_files
-			where gun = ` + gun + ` and role = 'timestamp' and deleted_at is null
+			where ` + bounded + ` and gun = ` + gun + ` and role = 'timestamp' and deleted_at is null
 			order by version desc limit 1
 			for no key update),
 		free as (
@@ -247,9 +267,7 @@ func (s *Store) inTx(ctx context.Context, tx *sqldb.Tx, p *publish) error {
 	if s.db.Dialect() == sqldb.Postgres && p.Base != nil {
 		// As in the single statement. What is looked at below is looked at
 		// after the wait for this lock.
-		if _, err := sqldb.Collect(ctx, tx, scanID, `select id from tuf_files
-			where gun = $1 and role = 'timestamp' and deleted_at is null
-			order by version desc limit 1 for no key update`, string(p.GUN)); err != nil {
+		if _, err := sqldb.Collect(ctx, tx, scanID, lockQuery, string(p.GUN)); err != nil {
 			return err
 		}
 	}
@@ -276,7 +294,8 @@ func clear(ctx context.Context, tx *sqldb.Tx, p *publish) error {
 		// The condition again, in the statement: on PostgreSQL another first
 		// publish may have committed since we looked, and is no debris.
 		_, err := tx.Exec(ctx, `delete from tuf_files where gun = $1 and not exists (
-			select 1 from tuf_files t where t.gun = $1 and t.role = 'timestamp' and t.deleted_at is null)`, string(p.GUN))
+			select 1 from tuf_files t where t.gun = $1 and t.role = 'timestamp' and t.deleted_at is null)
+			and not exists (`+remains("$1")+`)`, string(p.GUN))
 		return err
 	}
 	var a arguments

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"strings"
 
 	"github.com/lib/pq"
 	"github.com/lib/pq/pqerror"
@@ -16,7 +17,7 @@ import (
 	"countersign/storage"
 )
 
-// ErrUnique is the violation of a unique constraint. Only the stores know what
+// ErrUnique is the violation of a unique constraint other than a primary key. Only the stores know what
 // it means, so they turn it into a sentinel of package storage.
 var ErrUnique = errors.New("unique constraint violated")
 
@@ -77,6 +78,11 @@ func fromPostgres(ctx context.Context, e *pq.Error, err error) error {
 	t := &translated{cause: err}
 	switch e.Code {
 	case pqerror.UniqueViolation:
+		// Primary keys are drawn from sequences, so no race can take one.
+		if strings.HasSuffix(e.Constraint, "_pkey") {
+			t.note = "the sequence of IDs of table " + e.Table + " is behind its rows, perhaps after a restore (setval mends it)"
+			return t
+		}
 		t.means = []error{ErrUnique}
 		return t
 	case pqerror.StringDataRightTruncation, pqerror.NumericValueOutOfRange:
@@ -93,6 +99,10 @@ func fromPostgres(ctx context.Context, e *pq.Error, err error) error {
 		t.means = []error{storage.ErrUnavailable}
 		return t
 	case pqerror.LockNotAvailable:
+		t.note = "another transaction holds a lock for too long"
+		t.means = []error{storage.ErrUnavailable}
+		return t
+	case pqerror.IdleInTransactionSessionTimeout:
 		t.means = []error{storage.ErrUnavailable}
 		return t
 	}
@@ -119,7 +129,7 @@ func fromPostgres(ctx context.Context, e *pq.Error, err error) error {
 func fromSQLite(ctx context.Context, e *sqlite.Error, err error) error {
 	t := &translated{means: []error{storage.ErrUnavailable}, cause: err}
 	switch e.Code() {
-	case sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY:
+	case sqlite3.SQLITE_CONSTRAINT_UNIQUE:
 		t.means = []error{ErrUnique}
 		return t
 	case sqlite3.SQLITE_CONSTRAINT_CHECK:

@@ -53,6 +53,26 @@ func wantErr(t testing.TB, err, want error) {
 	}
 }
 
+// TestTxBounds: a transaction does not wait for ever for a lock, nor for its own
+// client; statements outside of it are as the server is configured.
+func TestTxBounds(t *testing.T) {
+	t.Parallel()
+	db := open(t, sqldb.Config{Backend: "postgres", URL: pgtest.URL(t), MaxOpen: 1})
+	const settings = `select current_setting('lock_timeout') || ' ' || current_setting('idle_in_transaction_session_timeout')`
+	before := text(t, db, settings)
+	if err := db.Tx(t.Context(), func(tx *sqldb.Tx) error {
+		if got := text(t, tx, settings); got != sqldb.LockTimeout+" 10s" || got == before {
+			t.Errorf("in a transaction: %s", got)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if got := text(t, db, settings); got != before {
+		t.Errorf("after it: %s, want %s", got, before)
+	}
+}
+
 // TestForms: both forms of connection string, and a password from elsewhere.
 func TestForms(t *testing.T) {
 	t.Parallel()

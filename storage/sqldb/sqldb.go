@@ -28,6 +28,16 @@ const (
 // stay well below the 100 connections that PostgreSQL allows by default.
 const DefaultMaxOpen = 20
 
+// LockTimeout is how long a statement of a Tx waits for any one lock in
+// PostgreSQL, as the server reads it. Honest holders are done in milliseconds; a
+// statement that has waited for so long has met one that will not end.
+const LockTimeout = "5s"
+
+// bounds makes sure that a transaction whose client has stopped in its middle,
+// or whose host is gone, does not hold its locks for as long as TCP takes to
+// notice. A single statement needs it not: once sent, it needs no client to end.
+const bounds = `set local idle_in_transaction_session_timeout = '10s'; set local lock_timeout = '` + LockTimeout + `'`
+
 // attempts is how often a transaction that lost to a deadlock or a
 // serialization failure, or a statement whose connection broke, is tried.
 const attempts = 4
@@ -276,8 +286,9 @@ func (db *DB) conn(ctx context.Context, alive bool) (*sql.Conn, error) {
 	return nil, fmt.Errorf("%w: no connection to the database stays open", storage.ErrUnavailable)
 }
 
-// A Tx is a transaction: READ COMMITTED on PostgreSQL, holding the write lock
-// from its start on SQLite.
+// A Tx is a transaction: READ COMMITTED on PostgreSQL, where it waits at most
+// LockTimeout for a lock, and is ended if it does nothing for ten seconds; holding
+// the write lock from its start on SQLite.
 type Tx struct {
 	tx *sql.Tx
 }
@@ -297,6 +308,11 @@ func (db *DB) Tx(ctx context.Context, f func(*Tx) error) error {
 			return translate(ctx, err)
 		}
 		defer tx.Rollback()
+		if db.dialect == Postgres {
+			if _, err := tx.ExecContext(ctx, bounds); err != nil {
+				return translate(ctx, err)
+			}
+		}
 		if err := f(&Tx{tx: tx}); err != nil {
 			return err
 		}

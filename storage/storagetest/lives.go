@@ -66,20 +66,61 @@ func testDebris(t *testing.T, db MetadataDB) {
 	r := NewRepo(gun, "before")
 	must(t, db.Store.Publish(ctx, r.Next(tuf.RoleRoot, tuf.RoleTargets, relA)))
 	must(t, db.Store.Publish(ctx, r.Next(tuf.RoleTargets)))
-	db.SQL(t, `delete from tuf_files where gun = $1 and role = 'timestamp'`, string(gun))
-	_, err := db.Store.Generation(ctx, gun, tuf.RoleRoot)
-	wantErr(t, err, storage.ErrNotFound)
+	db.SQL(t, `update tuf_files set deleted_at = '2026-01-02 03:04:05' where gun = $1 and role = 'targets'`, string(gun))
+	db.SQL(t, `delete from tuf_files where gun = $1 and role in ('root', 'snapshot', 'timestamp')`, string(gun))
+	for _, roles := range [][]tuf.RoleName{nil, {tuf.RoleRoot}, {relA}} {
+		_, err := db.Store.Generation(ctx, gun, roles...)
+		wantErr(t, err, storage.ErrNotFound)
+	}
 	wantErr(t, db.Store.Publish(ctx, r.Next(tuf.RoleTargets)), storage.ErrStale)
 
 	fresh := NewRepo(gun, "after")
 	must(t, db.Store.Publish(ctx, fresh.Next(tuf.RoleRoot, tuf.RoleTargets)))
 	fresh.Holds(t, db.Store)
 	for _, role := range []tuf.RoleName{relA, tuf.RoleTargets} {
-		_, err = db.Store.ByChecksum(ctx, gun, role, r.Current[role].Checksum)
+		_, err := db.Store.ByChecksum(ctx, gun, role, r.Current[role].Checksum)
 		wantErr(t, err, storage.ErrNotFound)
 	}
 	must(t, db.Store.Publish(ctx, fresh.Next(tuf.RoleTargets, relA)))
 	fresh.Holds(t, db.Store)
+}
+
+// testNoTimestamp: a GUN that has lost its timestamp, and whatever else but one
+// of root, targets and snapshot, is damaged and not free: nobody may start anew
+// in its name, and nothing is removed, until it is deleted.
+func testNoTimestamp(t *testing.T, db MetadataDB) {
+	ctx := t.Context()
+	for _, left := range []tuf.RoleName{tuf.RoleRoot, tuf.RoleTargets, tuf.RoleSnapshot} {
+		g := "lost/" + tuf.GUN(left)
+		r := NewRepo(g, "owner")
+		must(t, db.Store.Publish(ctx, r.Next(tuf.RoleRoot, tuf.RoleTargets, relA)))
+		db.SQL(t, `delete from tuf_files where gun = $1 and role = 'timestamp'`, string(g))
+		for _, role := range []tuf.RoleName{tuf.RoleRoot, tuf.RoleTargets, tuf.RoleSnapshot} {
+			if role != left {
+				db.SQL(t, `delete from tuf_files where gun = $1 and role = $2`, string(g), string(role))
+			}
+		}
+		stored := r.Current
+		for _, roles := range [][]tuf.RoleName{nil, {tuf.RoleTimestamp}, {tuf.RoleRoot}, {tuf.RoleSnapshot}, {relB}} {
+			_, err := db.Store.Generation(ctx, g, roles...)
+			wantErr(t, err, storage.ErrDamaged)
+		}
+		taker := NewRepo(g, "taker")
+		wantErr(t, db.Store.Publish(ctx, taker.Next(tuf.RoleRoot, tuf.RoleTargets)), storage.ErrDamaged)
+		wantErr(t, db.Store.Publish(ctx, r.Next(tuf.RoleTargets)), storage.ErrDamaged)
+		for _, role := range []tuf.RoleName{left, relA} {
+			_, err := db.Store.ByChecksum(ctx, g, role, stored[role].Checksum)
+			must(t, err)
+		}
+		if left == tuf.RoleTargets {
+			db.SQL(t, `delete from tuf_files where gun = $1`, string(g))
+		} else if deleted, err := db.Store.Delete(ctx, g); err != nil || !deleted {
+			t.Errorf("deleted %v, %v", deleted, err)
+		}
+		fresh := NewRepo(g, "fresh")
+		must(t, db.Store.Publish(ctx, fresh.Next(tuf.RoleRoot, tuf.RoleTargets)))
+		fresh.Holds(t, db.Store)
+	}
 }
 
 // testSoftDeleted: rows that carry deleted_at do not exist for any method, and
@@ -223,7 +264,7 @@ func testChanges(t *testing.T, db MetadataDB) {
 
 func testManyFiles(t *testing.T, db MetadataDB) {
 	roles := []tuf.RoleName{tuf.RoleRoot, tuf.RoleTargets}
-	for i := range 1000 {
+	for i := range rounds(1000, 150) {
 		roles = append(roles, tuf.RoleName(fmt.Sprintf("targets/d%d", i)))
 	}
 	r := NewRepo(gun, "many")
@@ -233,7 +274,7 @@ func testManyFiles(t *testing.T, db MetadataDB) {
 }
 
 func testLargeFile(t *testing.T, db MetadataDB) {
-	r := NewRepo(gun, strings.Repeat("\x00\xff0123456789<>&\"\\", 1<<18))
+	r := NewRepo(gun, strings.Repeat("\x00\xff0123456789<>&\"\\", 1<<rounds(18, 15)))
 	must(t, db.Store.Publish(t.Context(), r.Next(tuf.RoleRoot, tuf.RoleTargets)))
 	r.Holds(t, db.Store)
 }

@@ -54,6 +54,7 @@ func RunMetadata(t *testing.T, open func(*testing.T) MetadataDB) {
 		{"damaged", testDamaged},
 		{"removed and revived roles", testRevived},
 		{"debris", testDebris},
+		{"timestamp lost", testNoTimestamp},
 		{"marked as deleted", testSoftDeleted},
 		{"delete", testDelete},
 		{"changefeed", testChanges},
@@ -68,6 +69,14 @@ func RunMetadata(t *testing.T, open func(*testing.T) MetadataDB) {
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, open(t)) })
 	}
+}
+
+// rounds is how often something is tried: few times under the race detector.
+func rounds(often, few int) int {
+	if raceDetector {
+		return few
+	}
+	return often
 }
 
 func must(t testing.TB, err error) {

@@ -105,7 +105,8 @@ func testConcurrent(t *testing.T, db MetadataDB) {
 	on := func(note string) *Repo {
 		return From(&storage.Generation{GUN: gun, Timestamp: r.Current[tuf.RoleTimestamp], Files: r.Current}, note)
 	}
-	for round := range 15 {
+	times := rounds(15, 3)
+	for round := range times {
 		r = race(t, db, 8, func(i int) (*Repo, storage.Set) {
 			n := on(fmt.Sprintf("%d/%d", round, i))
 			return n, n.Next(tuf.RoleTargets)
@@ -117,8 +118,8 @@ func testConcurrent(t *testing.T, db MetadataDB) {
 	}
 	changes, err := db.Store.Changes(t.Context(), storage.ChangeQuery{GUN: gun, Limit: 1000})
 	must(t, err)
-	if len(changes) != 31 {
-		t.Errorf("%d changes, want one for each of 31 publishes", len(changes))
+	if len(changes) != 2*times+1 {
+		t.Errorf("%d changes, want one for each of %d publishes", len(changes), 2*times+1)
 	}
 	for i, c := range changes {
 		if int(c.Version) != i+1 {
@@ -128,12 +129,12 @@ func testConcurrent(t *testing.T, db MetadataDB) {
 }
 
 func testConcurrentFirst(t *testing.T, db MetadataDB) {
-	for round := range 15 {
+	for round := range rounds(15, 6) {
 		g := tuf.GUN(fmt.Sprintf("first/%d", round))
 		if round%3 == 2 { // with debris in the way
 			r := NewRepo(g, "debris")
 			must(t, db.Store.Publish(t.Context(), r.Next(tuf.RoleRoot, tuf.RoleTargets, relB)))
-			db.SQL(t, `delete from tuf_files where gun = $1 and role in ('timestamp', 'root')`, string(g))
+			db.SQL(t, `delete from tuf_files where gun = $1 and role in ('timestamp', 'snapshot', 'targets', 'root')`, string(g))
 		}
 		race(t, db, 8, func(i int) (*Repo, storage.Set) {
 			n := NewRepo(g, fmt.Sprint(i))
@@ -150,6 +151,9 @@ func testConcurrentFirst(t *testing.T, db MetadataDB) {
 	}
 }
 
+// minReads is how many reads of each reader count as reading all the while.
+const minReads = 5
+
 // testNeverTorn: readers walk the whole chain all the while that publishers
 // publish, renew, add and remove roles.
 func testNeverTorn(t *testing.T, db MetadataDB) {
@@ -158,14 +162,19 @@ func testNeverTorn(t *testing.T, db MetadataDB) {
 	r := NewRepo(gun, "torn")
 	must(t, db.Store.Publish(ctx, r.Next(tuf.RoleRoot, tuf.RoleTargets)))
 	readers := newCrowd(t)
-	for i := range 3 {
+	const count = 3
+	begun := make(chan struct{}, count) // by each that has read once, or never will
+	for i := range count {
 		s := db.Store
 		if i == 1 {
 			s = db.Replica
 		}
 		readers.add(func() error {
 			var last tuf.Version
-			for ctx.Err() == nil {
+			signalled := sync.OnceFunc(func() { begun <- struct{}{} })
+			defer signalled()
+			reads := 0
+			for ; ctx.Err() == nil; reads++ {
 				g, err := Verify(t.Context(), s, gun)
 				if err != nil {
 					return fmt.Errorf("reader: %w", err)
@@ -174,12 +183,19 @@ func testNeverTorn(t *testing.T, db MetadataDB) {
 					return fmt.Errorf("version %d after %d", g.Timestamp.Version, last)
 				}
 				last = g.Timestamp.Version
+				signalled()
+			}
+			if reads < minReads {
+				return fmt.Errorf("reader %d: only %d reads", i, reads)
 			}
 			return nil
 		})
 	}
 	go readers.run()
-	for i := range 150 {
+	for range count {
+		<-begun
+	}
+	for i := range rounds(150, 40) {
 		var set storage.Set
 		switch i % 5 {
 		case 0:
@@ -203,7 +219,7 @@ func testNeverTorn(t *testing.T, db MetadataDB) {
 // testChangefeedOrder: who pages through the feed by ID, while many write,
 // sees each entry once and misses none.
 func testChangefeedOrder(t *testing.T, db MetadataDB) {
-	const writers, each = 8, 25
+	writers, each := rounds(8, 4), rounds(25, 8)
 	many := newCrowd(t)
 	for w := range writers {
 		s := db.Store
@@ -266,8 +282,7 @@ func testChangefeedOrder(t *testing.T, db MetadataDB) {
 // testPurgeRace: deletions, by the store and by hand, at the same moment as
 // publishes leave whole repositories or none.
 func testPurgeRace(t *testing.T, db MetadataDB) {
-	const rounds = 60
-	for round := range rounds {
+	for round := range rounds(60, 12) {
 		g := tuf.GUN(fmt.Sprintf("purge/%d", round))
 		base := NewRepo(g, "base")
 		must(t, db.Store.Publish(t.Context(), base.Next(tuf.RoleRoot, tuf.RoleTargets, relA)))
