@@ -13,7 +13,7 @@ import (
 )
 
 // maxServerMemory bounds what a server may ever have had in memory while it was
-// fed some 3 GiB of rubbish. By default all uploads together may hold 256 MiB, and the
+// fed some 3 GiB of rubbish. By default all uploads together may hold 128 MiB, and the
 // collector lets the heap grow to twice what is held and more before it sweeps.
 const maxServerMemory = 768 << 20
 
@@ -256,6 +256,21 @@ func (s *stack) floods(t *testing.T, gun string) {
 	s.refuses(t, badRequest{name: "200 MB of the same part", body: io.MultiReader(strings.NewReader(strings.Repeat(part("targets", "{}"), 1<<20)), huge())}, gun)
 
 	var wg sync.WaitGroup
+	members := hostileMembers()
+	for range 8 {
+		wg.Go(func() {
+			resp, err := s.client().Post(s.gunURL(0, gun), "multipart/form-data; boundary="+boundary, strings.NewReader(members))
+			if err != nil {
+				t.Errorf("many members beside others: no answer: %v", err)
+				return
+			}
+			resp.Body.Close()
+			if resp.StatusCode != http.StatusServiceUnavailable && resp.StatusCode != http.StatusBadRequest {
+				t.Errorf("many members beside others: %s", resp.Status)
+			}
+		})
+	}
+	wg.Wait()
 	for range 12 {
 		wg.Go(func() {
 			resp, err := s.client().Post(s.gunURL(0, gun), "multipart/form-data; boundary="+boundary, huge())
@@ -271,6 +286,16 @@ func (s *stack) floods(t *testing.T, gun string) {
 		})
 	}
 	wg.Wait()
+}
+
+// hostileMembers is an upload of as many members as fit into one file, in the
+// order that costs most to sort.
+func hostileMembers() string {
+	var b strings.Builder
+	for i := 1_500_000; i > 0; i-- {
+		fmt.Fprintf(&b, `"%x":1,`, 1<<20+i)
+	}
+	return part("targets", `{"signed":{`+b.String()+`"a":1},"signatures":[]}`) + closing
 }
 
 // letters is an endless row of one letter.

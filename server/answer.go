@@ -5,9 +5,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"countersign/server/publish"
 	"countersign/storage"
@@ -21,6 +23,10 @@ type handler func(w http.ResponseWriter, q *request) error
 // maxErrorBody is the longest error body: clients read 1024 bytes, and take a
 // longer one for something that is no error message.
 const maxErrorBody = 1023
+
+// statusGone is recorded, and sent to nobody, when the client has hung up before
+// its answer: that is no fault of this side. The number is nginx's.
+const statusGone = 499
 
 // retryAfter is what a client is told to wait for, in seconds, when the
 // database or the signer cannot be asked: about one round of health checks.
@@ -188,4 +194,33 @@ func writeBody(w http.ResponseWriter, status int, contentType string, body []byt
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
 	_, _ = w.Write(body)
+}
+
+// answerRate is how many bytes a second a client must take of a large answer,
+// on average and beyond [Limits.Stall]: the largest is then through within the
+// time of a request.
+const answerRate = 512 << 10
+
+// send answers with a body that may be large. Who finds the memory for answers
+// taken by slow readers is told to come again, and slow readers are cut off.
+func (s *server) send(w http.ResponseWriter, q *request, header func(http.Header), body []byte) error {
+	n := charged(int64(len(body)))
+	defer s.answers.give(n)
+	if !s.answers.take(n) {
+		return fmt.Errorf("%w: the answers that are being sent fill the memory for them", answerUnavailable)
+	}
+	if n > 0 {
+		end, _ := q.Context().Deadline() // set by ServeHTTP
+		late := s.Now().Add(s.Limits.Stall + time.Duration(n)*time.Second/answerRate)
+		if end = end.Add(s.Limits.Stall); late.After(end) {
+			late = end
+		}
+		// It fails where there is no connection, as in some tests.
+		_ = http.NewResponseController(w).SetWriteDeadline(late)
+	}
+	if header != nil {
+		header(w.Header())
+	}
+	writeBody(w, http.StatusOK, plain, body)
+	return nil
 }

@@ -58,8 +58,7 @@ func (s *server) changefeed(w http.ResponseWriter, q *request) error {
 	if err != nil {
 		return fmt.Errorf("encoding the changefeed: %w", err)
 	}
-	writeBody(w, http.StatusOK, plain, body)
-	return nil
+	return s.send(w, q, nil, body)
 }
 
 // changeQuery reads the parameters. A negative number of records means

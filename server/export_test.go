@@ -29,8 +29,8 @@ func ReadUpload(t testing.TB, h http.Header, length int64, body io.Reader, l Lim
 	l = l.withDefaults()
 	var shared budget
 	shared.left.Store(l.Uploads)
-	in := newIntake(body, l.Body, &shared)
-	upload, err := readUpload(h, length, in, l)
+	in := newIntake(body, l.Body, &shared, nil)
+	upload, err := parseParts(readParts(h, length, in, l))
 	in.release()
 	if left := shared.left.Load(); left != l.Uploads {
 		t.Errorf("%d bytes of the budget are not given back", l.Uploads-left)

@@ -30,8 +30,7 @@ func (s *server) current(w http.ResponseWriter, q *request) error {
 	if err != nil {
 		return fmt.Errorf("reading %s: %w", role, err)
 	}
-	s.writeMetadata(w, q, m, s.cacheControl(s.CurrentMaxAge, ", must-revalidate"))
-	return nil
+	return s.writeMetadata(w, q, m, s.cacheControl(s.CurrentMaxAge, ", must-revalidate"))
 }
 
 func (s *server) committed(q *request, role tuf.RoleName) (storage.Metadata, error) {
@@ -61,8 +60,7 @@ func (s *server) byHash(w http.ResponseWriter, q *request) error {
 	if err != nil {
 		return fmt.Errorf("reading %s by checksum: %w", role, err)
 	}
-	s.writeMetadata(w, q, m, s.cacheControl(s.ConsistentMaxAge, ""))
-	return nil
+	return s.writeMetadata(w, q, m, s.cacheControl(s.ConsistentMaxAge, ""))
 }
 
 // byVersion answers with the file of that version. Leading zeros are of no
@@ -80,8 +78,7 @@ func (s *server) byVersion(w http.ResponseWriter, q *request) error {
 	if err != nil {
 		return fmt.Errorf("reading version %d of %s: %w", v, role, err)
 	}
-	s.writeMetadata(w, q, m, s.cacheControl(s.ConsistentMaxAge, ""))
-	return nil
+	return s.writeMetadata(w, q, m, s.cacheControl(s.ConsistentMaxAge, ""))
 }
 
 // fileRole is the role in the path. A name that the route takes and that no
@@ -109,22 +106,23 @@ func (s *server) cacheControl(age time.Duration, more string) string {
 }
 
 // writeMetadata sends a file, or 304 if the client has it.
-func (s *server) writeMetadata(w http.ResponseWriter, q *request, m storage.Metadata, cache string) {
-	h := w.Header()
-	etag := `"` + m.Checksum.String() + `"`
-	h.Set("Etag", etag)
-	h.Set("Cache-Control", cache)
-	if cache == noCache {
-		h.Set("Pragma", "no-cache")
+func (s *server) writeMetadata(w http.ResponseWriter, q *request, m storage.Metadata, cache string) error {
+	header := func(h http.Header) {
+		h.Set("Etag", `"`+m.Checksum.String()+`"`)
+		h.Set("Cache-Control", cache)
+		if cache == noCache {
+			h.Set("Pragma", "no-cache")
+		}
+		if !m.CreatedAt.IsZero() {
+			h.Set("Last-Modified", m.CreatedAt.UTC().Format(http.TimeFormat))
+		}
 	}
-	if !m.CreatedAt.IsZero() {
-		h.Set("Last-Modified", m.CreatedAt.UTC().Format(http.TimeFormat))
-	}
-	if holds(q.Header.Values("If-None-Match"), etag) {
+	if holds(q.Header.Values("If-None-Match"), `"`+m.Checksum.String()+`"`) {
+		header(w.Header())
 		w.WriteHeader(http.StatusNotModified)
-		return
+		return nil
 	}
-	writeBody(w, http.StatusOK, plain, m.Data)
+	return s.send(w, q, header, m.Data)
 }
 
 // holds reports whether a list of If-None-Match values names etag.

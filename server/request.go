@@ -97,9 +97,12 @@ func (s *server) handle(op operation, h handler) http.Handler {
 		}
 		a := answerTo(q.op, err)
 		q.failure = err
-		// Nobody waits for the answer if the client has gone: that is no fault.
-		gone := errors.Is(err, context.Canceled) && errors.Is(r.Context().Err(), context.Canceled)
-		if a.status >= http.StatusInternalServerError && !gone {
+		if rec, ok := w.(*recorder); ok && rec.gone(r.Context(), a) {
+			rec.status = statusGone
+			// What net/http would send by itself is a 200.
+			panic(http.ErrAbortHandler)
+		}
+		if a.status >= http.StatusInternalServerError {
 			s.Log.Error("request failed", s.attributes(q, slog.Any("error", err))...)
 		}
 		if c, ok := errors.AsType[Challenger](err); ok && a.status == http.StatusUnauthorized {
@@ -199,6 +202,11 @@ func (r *recorder) Write(p []byte) (int, error) {
 
 // Unwrap lets [http.ResponseController] reach the connection.
 func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+
+// gone reports whether the request failed only because its client has hung up.
+func (r *recorder) gone(ctx context.Context, a *answer) bool {
+	return r.status == 0 && a.status == http.StatusServiceUnavailable && errors.Is(ctx.Err(), context.Canceled)
+}
 
 // code is the status that the client sees.
 func (r *recorder) code() int { return or(r.status, http.StatusOK) }

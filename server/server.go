@@ -71,25 +71,43 @@ type Config struct {
 	Now func() time.Time // time.Now, except in tests
 }
 
-// Limits are what one request may ask for. Zero values stand for the defaults,
-// which no real client meets.
+// Limits are what requests may ask for, one and all together. Zero values stand
+// for the defaults, which no real client meets.
 type Limits struct {
 	Time        time.Duration // for one request; 60 s
-	Body        int64         // bytes of an upload; 64 MiB
-	Part        int64         // bytes of one file in it; 32 MiB
+	Stall       time.Duration // for any 160 KiB of an upload, and for the rest; 10 s
+	Body        int64         // bytes of an upload; 32 MiB
+	Part        int64         // bytes of one file in it; 16 MiB
 	Parts       int           // files in one upload; 1000
 	PartHeader  int64         // bytes between two files of an upload; 16 KiB
-	Uploads     int64         // bytes of all uploads that are in memory at once; 256 MiB
+	Uploads     int64         // bytes of all uploads that are in memory at once; 128 MiB
+	Answers     int64         // bytes of all answers that are in memory at once; 128 MiB
 	ChangesPage int           // changefeed entries in one answer; 10000
 }
 
+// freeBytes of each upload and of each answer are not counted in Uploads and
+// Answers: what usual clients do is never refused for what others do. How much
+// that is together goes by the number of connections.
+const freeBytes = 64 << 10
+
+// At most largeWork uploads of more than largeUpload bytes, and at most
+// smallWork others, are parsed and published at once: meanwhile an upload can
+// take ten times its size in memory. More wait.
+const (
+	largeUpload = 1 << 20
+	largeWork   = 2
+	smallWork   = 64
+)
+
 func (l Limits) withDefaults() Limits {
 	l.Time = or(l.Time, time.Minute)
-	l.Body = or(l.Body, 64<<20)
-	l.Part = or(l.Part, 32<<20)
+	l.Stall = or(l.Stall, 10*time.Second)
+	l.Body = or(l.Body, 32<<20)
+	l.Part = or(l.Part, 16<<20)
 	l.Parts = or(l.Parts, 1000)
 	l.PartHeader = or(l.PartHeader, 16<<10)
-	l.Uploads = or(l.Uploads, 256<<20)
+	l.Uploads = or(l.Uploads, 128<<20)
+	l.Answers = or(l.Answers, 128<<20)
 	l.ChangesPage = or(l.ChangesPage, 10_000)
 	return l
 }
@@ -108,6 +126,9 @@ type server struct {
 	router  *mux.Router
 	metrics *metrics
 	uploads budget
+	answers budget
+	// A place in one of these is held while an upload is parsed and published.
+	large, small chan struct{}
 	// private: answers are for the caller alone, since others may not be
 	// allowed to read them.
 	private bool
@@ -129,7 +150,7 @@ func New(c Config) (http.Handler, error) {
 		return nil, errors.New("a GUN prefix is empty")
 	}
 	l := &c.Limits
-	if min(int64(l.Time), l.Body, l.Part, int64(l.Parts), l.PartHeader, l.Uploads, int64(l.ChangesPage)) < 0 {
+	if min(int64(l.Time), int64(l.Stall), l.Body, l.Part, int64(l.Parts), l.PartHeader, l.Uploads, l.Answers, int64(l.ChangesPage)) < 0 {
 		return nil, errors.New("a limit is negative")
 	}
 	*l = l.withDefaults()
@@ -140,8 +161,12 @@ func New(c Config) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &server{Config: c, metrics: m, private: c.Access != nil}
+	s := &server{
+		Config: c, metrics: m, private: c.Access != nil,
+		large: make(chan struct{}, largeWork), small: make(chan struct{}, smallWork),
+	}
 	s.uploads.left.Store(c.Limits.Uploads)
+	s.answers.left.Store(c.Limits.Answers)
 	s.router = s.routes()
 	return s, nil
 }

@@ -205,14 +205,14 @@ func TestAFileOf200MB(t *testing.T) {
 	part := strings.TrimSuffix(file("root", ""), "\r\n")
 	chunk := fmt.Sprintf("%x\r\n%s\r\n", len(part), part)
 	sent, r := endless(t, s.addr, head+"Transfer-Encoding: chunked\r\n\r\n"+chunk, 200<<20)
-	if r.status != http.StatusBadRequest || !strings.Contains(r.body, "a file of the upload has more than 33554432 bytes") {
+	if r.status != http.StatusBadRequest || !strings.Contains(r.body, "a file of the upload has more than 16777216 bytes") {
 		t.Errorf("chunked: %d %s", r.status, r.body)
 	}
 	if sent > 64<<20 {
 		t.Errorf("the server took %d bytes", sent)
 	}
 	_, r = endless(t, s.addr, head+fmt.Sprintf("Content-Length: %d\r\n\r\n", 200<<20), 0)
-	if r.status != http.StatusBadRequest || !strings.Contains(r.body, "the upload has more than 67108864 bytes") {
+	if r.status != http.StatusBadRequest || !strings.Contains(r.body, "the upload has more than 33554432 bytes") {
 		t.Errorf("declared: %d %s", r.status, r.body)
 	}
 }
@@ -231,19 +231,23 @@ func TestUploadsShareMemory(t *testing.T) {
 		r.Header = formHeader()
 		s.handler.ServeHTTP(httptest.NewRecorder(), r)
 	}()
-	if _, err := io.WriteString(write, strings.TrimSuffix(file("root", ""), "\r\n")+strings.Repeat(" ", 1<<20-1<<12)); err != nil {
+	if _, err := io.WriteString(write, strings.TrimSuffix(file("root", ""), "\r\n")+strings.Repeat(" ", 1<<20+60<<10)); err != nil {
 		t.Fatal(err)
 	}
 	repo := s.newRepo(gunApp)
-	r := s.do(asForm(gunApp, file("root", strings.Repeat(" ", 1<<16))+last))
+	large := asForm(gunApp, file("root", strings.Repeat(" ", 128<<10))+last)
+	r := s.do(large)
 	if r.status != http.StatusServiceUnavailable || r.code(t) != "UNAVAILABLE" || r.header.Get("Retry-After") != "10" {
 		t.Errorf("%d %v %s", r.status, r.header, r.body)
 	}
+	s.publish(gunApp, repo.Upload()) // what usual clients send is not counted
 	if err := write.Close(); err != nil {
 		t.Fatal(err)
 	}
 	<-done
-	s.publish(gunApp, repo.Upload())
+	if r := s.do(large); r.status != http.StatusBadRequest {
+		t.Errorf("the memory is not given back: %d %s", r.status, r.body)
+	}
 	s.check(gunApp)
 }
 

@@ -139,6 +139,7 @@ func TestReadUploadRefuses(t *testing.T) {
 		"not UTF-8":           {body: file("targets/\xff", envelope) + last, code: "INVALID_ROLE", detail: `,"detail":"targets/\ufffd"`},
 		"not JSON":            {body: file("root", "x") + last, code: "MALFORMED_JSON"},
 		"empty file":          {body: file("root", "") + last, code: "MALFORMED_JSON"},
+		"300,000 members":     {body: file("root", `{"signed":{"targets":{`+strings.Repeat(`"":1,`, 300_000)+`"":1}}}`) + last, code: "MALFORMED_JSON"},
 		"array":               {body: file("root", "[]") + last, code: "MALFORMED_JSON"},
 		"version is a string": {body: file("root", `{"signed":{"version":"1"}}`) + last, code: "MALFORMED_JSON"},
 		"deep":                {body: file("root", `{"signed":`+strings.Repeat("[", 100_000)+strings.Repeat("]", 100_000)+`}`) + last, code: "MALFORMED_JSON"},
@@ -146,6 +147,8 @@ func TestReadUploadRefuses(t *testing.T) {
 		// The first fault in the stream is the one that is told.
 		"JSON before role": {body: file("root", "x") + file("mirrors", envelope) + last, code: "MALFORMED_JSON"},
 		"role before JSON": {body: file("mirrors", "x") + file("root", "x") + last, code: "INVALID_ROLE", detail: `,"detail":"mirrors"`},
+		"JSON before end":  {body: file("root", "x") + file("root", envelope), code: "MALFORMED_JSON"},
+		"end before JSON":  {body: file("root", envelope) + file("root", "x")[:90], code: "MALFORMED_UPLOAD", detail: detail("the upload ends too soon")},
 		"10,000 files":     {body: strings.Repeat(file("root", envelope), 10_000) + last, code: "MALFORMED_UPLOAD", detail: detail("an upload has at most 1000 files")},
 		"header too large": {body: strings.Replace(file("root", envelope), "\r\n\r\n", strings.Repeat("\r\nX-Filler: "+long, 100)+"\r\n\r\n", 1) + last, code: "MALFORMED_UPLOAD", detail: detail("the header of a file in the upload is too large")},
 	} {
@@ -204,9 +207,9 @@ func TestReadUploadIsBounded(t *testing.T) {
 		most   int64
 		msg    string
 	}{
-		"a file of 200 MB":         {head: open, length: -1, most: 33 << 20, msg: "a file of the upload has more than 33554432 bytes"},
+		"a file of 200 MB":         {head: open, length: -1, most: 17 << 20, msg: "a file of the upload has more than 16777216 bytes"},
 		"a file, small limits":     {head: open, length: -1, limits: small, most: 1<<20 + 1<<16, msg: "a file of the upload has more than 1048576 bytes"},
-		"a declared 200 MB":        {head: open, length: 200 << 20, most: 0, msg: "the upload has more than 67108864 bytes"},
+		"a declared 200 MB":        {head: open, length: 200 << 20, most: 0, msg: "the upload has more than 33554432 bytes"},
 		"many files":               {head: strings.Repeat(file("root", strings.Repeat(" ", 1<<19)+envelope), 10), length: -1, limits: small, most: 3<<20 + 1<<16, msg: "the upload is too large"},
 		"an endless file header":   {head: "--" + boundary + "\r\nX: ", length: -1, most: 1 << 16, msg: "the header of a file in the upload is too large"},
 		"an endless line at first": {head: "", length: -1, most: 1 << 16, msg: "the upload is not a multipart body"},

@@ -51,16 +51,17 @@ type Limits struct {
 	// Connections that are open at once; more wait. Default 4096.
 	Connections int `json:"connections"`
 	// RequestSeconds is how long one request may take, its body included.
-	// Default 60.
+	// Default 60. An upload that brings less than 160 KiB in 10 seconds, and is
+	// not at its end, is cut off.
 	RequestSeconds int `json:"request_seconds"`
-	// BodyBytes is the size of an upload. Default 64 MiB.
+	// BodyBytes is the size of an upload. Default 32 MiB.
 	BodyBytes int `json:"body_bytes"`
-	// PartBytes is the size of one file in an upload. Default 32 MiB.
+	// PartBytes is the size of one file in an upload. Default 16 MiB.
 	PartBytes int `json:"part_bytes"`
 	// Parts is the number of files in an upload. Default 1000.
 	Parts int `json:"parts"`
-	// UploadsBytes is the size of all uploads that are in memory at once.
-	// Default 256 MiB.
+	// UploadsBytes is the size of all uploads that are in memory at once, not
+	// counting the first 64 KiB of each. Default 128 MiB.
 	UploadsBytes int `json:"uploads_bytes"`
 	// ChangesPage is the number of changefeed entries in one answer. Default 10000.
 	ChangesPage int `json:"changes_page"`
