@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lib/pq"
+
 	"countersign/internal/pgtest"
 	"countersign/storage"
 	"countersign/storage/metadb"
@@ -220,6 +222,43 @@ func TestDeleteDuringPublish(t *testing.T) {
 			}
 			stays.Holds(t, s)
 		})
+	}
+}
+
+// TestWarned: who leaves half a repository is told so before the commit, and who
+// deletes or prunes properly is not.
+func TestWarned(t *testing.T) {
+	t.Parallel()
+	url := pgtest.URL(t)
+	s := metadb.New(open(t, sqldb.Config{Backend: "postgres", URL: url}))
+	c, err := pq.NewConnector(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var told []string
+	db := sql.OpenDB(pq.ConnectorWithNoticeHandler(c, func(n *pq.Error) { told = append(told, n.Severity+": "+n.Message) }))
+	defer db.Close()
+	r := storagetest.NewRepo(gun, "warned")
+	for range 3 {
+		publish(t, s, r.Next(tuf.RoleRoot, tuf.RoleTargets))
+	}
+	publish(t, s, r.Next(tuf.RoleTargets))
+	for _, step := range []struct {
+		statement string
+		warned    bool
+	}{
+		{`delete from tuf_files where version = 1`, false},
+		{`delete from tuf_files where version <= 3`, true},
+		{`delete from tuf_files`, false},
+	} {
+		told = nil
+		if _, err := db.ExecContext(t.Context(), step.statement); err != nil {
+			t.Fatal(err)
+		}
+		got := strings.Join(told, "; ")
+		if warned := strings.HasPrefix(got, "WARNING: ") && strings.Contains(got, string(gun)); warned != step.warned || !warned && got != "" {
+			t.Errorf("%s: told %q", step.statement, got)
+		}
 	}
 }
 
