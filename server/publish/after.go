@@ -16,14 +16,16 @@ import (
 type look struct {
 	signed []tuf.RoleName // are they signed by the keys that their parent lists now?
 	hashed []tuf.RoleName // are they what the uploaded snapshot says?
+	// omitted are not in the uploaded snapshot: has a parent dropped them?
+	omitted []tuf.RoleName
 }
 
 // namesAfter goes through the files that the new snapshot names and that are
 // not uploaded. It returns what a snapshot made by the server must say, and
 // which files must be looked at before that can be said of all of them.
-func (c *check) namesAfter() (map[tuf.RoleName]tuf.FileMeta, look, error) {
+func (c *check) namesAfter(ctx context.Context) (map[tuf.RoleName]tuf.FileMeta, look, error) {
 	if c.up.snapshot != nil {
-		l, err := c.namesOfClient()
+		l, err := c.namesOfClient(ctx)
 		return nil, l, err
 	}
 	if c.base == nil && c.up.files[tuf.RoleTargets] == nil {
@@ -43,6 +45,9 @@ func (c *check) namesAfter() (map[tuf.RoleName]tuf.FileMeta, look, error) {
 	}
 	var l look
 	for _, role := range slices.SortedFunc(maps.Keys(meta), shallowFirst) {
+		if err := ctx.Err(); err != nil {
+			return nil, l, fmt.Errorf("checking what stays of %s: %w", c.gun, err)
+		}
 		if !role.IsDelegation() || c.up.files[role] != nil {
 			continue
 		}
@@ -115,6 +120,15 @@ func (p *parent) delegates(role tuf.RoleName) bool {
 	return ok
 }
 
+// Delegation is that of tuf.Targets, by the index.
+func (p *parent) Delegation(role tuf.RoleName) (tuf.Authority, bool) {
+	i, ok := p.index[role]
+	if !ok {
+		return tuf.Authority{}, false
+	}
+	return p.DelegationAt(i), true
+}
+
 // sameEntry reports whether x and y let the same keys sign role. It compares
 // their content: an ID is only what the file calls a key.
 func sameEntry(x, y *parent, role tuf.RoleName) bool {
@@ -134,11 +148,15 @@ func sameEntry(x, y *parent, role tuf.RoleName) bool {
 }
 
 // namesOfClient checks an uploaded snapshot: what it names and what is not
-// uploaded must be the file of the current generation.
-func (c *check) namesOfClient() (look, error) {
-	var l look
+// uploaded must be the file of the current generation, and what it leaves out
+// must be what no delegation leads to any more.
+func (c *check) namesOfClient(ctx context.Context) (look, error) {
+	l := look{omitted: c.omissions()}
 	after := c.up.snapshot
 	for _, role := range slices.SortedFunc(maps.Keys(after.Meta), shallowFirst) {
+		if err := ctx.Err(); err != nil {
+			return l, fmt.Errorf("checking what stays of %s: %w", c.gun, err)
+		}
 		if c.up.files[role] != nil && role != tuf.RoleSnapshot {
 			continue
 		}
@@ -169,6 +187,57 @@ func (c *check) namesOfClient() (look, error) {
 	return l, nil
 }
 
+// omissions lists the delegations that the uploaded snapshot leaves out,
+// although their parents, so far as they were read, list them on. Whoever has
+// the snapshot key alone could otherwise leave one out, and bring it back in
+// his next publish, at any version that it once had, as one that begins anew.
+func (c *check) omissions() (list []tuf.RoleName) {
+	if c.base == nil {
+		return nil
+	}
+	after := c.up.snapshot
+	for role := range c.base.Snapshot.Meta {
+		if !role.IsDelegation() || c.up.files[role] != nil || named(after, role) {
+			continue
+		}
+		if f := c.fate(role, named(after, role.Parent())); f == kept || f == rekeyed {
+			list = append(list, role)
+		}
+	}
+	slices.SortFunc(list, shallowFirst)
+	return list
+}
+
+// unread lists the stored files above roles of which it is not known whether
+// they delegate.
+func (c *check) unread(roles []tuf.RoleName) (list []tuf.RoleName) {
+	seen := map[tuf.RoleName]bool{}
+	for _, role := range roles {
+		for p := role.Parent(); p != "" && !seen[p]; p = p.Parent() {
+			seen[p] = true
+			if c.before[p] == nil && c.after[p] == nil && named(c.base.Snapshot, p) {
+				list = append(list, p)
+			}
+		}
+	}
+	return list
+}
+
+// checkOmissions refuses to leave out what is alive, now that what stands above
+// it has been read.
+func (c *check) checkOmissions(gen *storage.Generation, omitted []tuf.RoleName) error {
+	for _, p := range c.unread(omitted) {
+		c.remember(gen, p)
+	}
+	for _, role := range omitted {
+		if c.alive(role) {
+			return reject(KindBadSnapshot, "it does not name %s, which is stored on the server, and to which %s delegates: "+
+				"name it, or remove the delegation in the same publish", role, role.Parent())
+		}
+	}
+	return nil
+}
+
 // sameFile compares what the uploaded snapshot says of a file that is not
 // uploaded with what the current one says. It returns false if they do not
 // contradict each other, but only the bytes can tell.
@@ -195,9 +264,9 @@ func (p *Publisher) checkStored(ctx context.Context, c *check, l look) error {
 	if p.cfg.AllowUnvouched {
 		l.signed = nil
 	}
-	roles := slices.Concat(l.signed, l.hashed)
+	roles := slices.Concat(l.signed, l.hashed, c.unread(l.omitted))
 	if len(roles) == 0 {
-		return nil
+		return c.checkOmissions(c.base, l.omitted)
 	}
 	slices.Sort(roles)
 	gen, err := p.cfg.Store.Generation(ctx, c.gun, slices.Compact(roles)...)
@@ -211,7 +280,13 @@ func (p *Publisher) checkStored(ctx context.Context, c *check, l look) error {
 	case gen.Timestamp.Checksum != c.base.Timestamp.Checksum:
 		return errMoved
 	}
+	if err := c.checkOmissions(gen, l.omitted); err != nil {
+		return err
+	}
 	for _, role := range l.hashed {
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("checking %s of %s: %w", role, c.gun, err)
+		}
 		f, ok := gen.Files[role]
 		if !ok {
 			return reject(KindBadSnapshot, "it names %.255s, which is not stored on the server", role)
@@ -221,6 +296,9 @@ func (p *Publisher) checkStored(ctx context.Context, c *check, l look) error {
 		}
 	}
 	for _, role := range l.signed {
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("checking %s of %s: %w", role, c.gun, err)
+		}
 		if err := c.stillSigned(gen, role); err != nil {
 			return err
 		}
@@ -229,7 +307,9 @@ func (p *Publisher) checkStored(ctx context.Context, c *check, l look) error {
 }
 
 // stillSigned checks that the stored file of a delegation meets the entry that
-// its uploaded parent has for it.
+// its uploaded parent has for it, unless it did not meet the former one either.
+// Upstream's server has let that happen, and its owner must be able to give the
+// delegation new keys before somebody signs it with them.
 func (c *check) stillSigned(gen *storage.Generation, role tuf.RoleName) error {
 	env, err := storedFile(gen, role)
 	if err != nil {
@@ -239,8 +319,14 @@ func (c *check) stillSigned(gen *storage.Generation, role tuf.RoleName) error {
 	if !ok { // it was listed when its fate was decided
 		return reject(KindBadTargets, "tuf: invalid role %s. delegation does not exist", role)
 	}
-	if err := env.Verify(role, authority); err != nil {
-		return unvouched(role, err)
+	cause := env.Verify(role, authority)
+	if cause == nil {
+		return nil
 	}
-	return nil
+	if before := c.before[role.Parent()]; before != nil {
+		if former, ok := before.Delegation(role); ok && env.Verify(role, former) != nil {
+			return nil
+		}
+	}
+	return unvouched(role, cause)
 }

@@ -24,6 +24,9 @@ type checked struct {
 	// files are the uploaded root, targets and delegations, in the order of a Set.
 	files   []storage.Metadata
 	revived []tuf.RoleName
+	// fresh are the keys that an uploaded root lists for roles of the server,
+	// and the stored root did not.
+	fresh []listedKey
 	// snapshot is the client's; nil if the server makes it, over meta.
 	snapshot *storage.Metadata
 	meta     map[tuf.RoleName]tuf.FileMeta
@@ -44,8 +47,9 @@ type check struct {
 	// they are known: uploaded, or stored ancestors of what is uploaded. Each
 	// has been verified against its parent.
 	after map[tuf.RoleName]*parent
-	// before holds the stored files that are replaced by uploaded ones, so far
-	// as they were read. They serve to see what changes; nothing trusts them.
+	// before holds stored files that are replaced by uploaded ones, or whose
+	// delegations are in question, so far as they were read. They serve to see
+	// what changes; nothing trusts them.
 	before map[tuf.RoleName]*parent
 }
 
@@ -64,13 +68,13 @@ func (p *Publisher) check(ctx context.Context, gun tuf.GUN, u *upload, base *sto
 			return nil, p.damaged(ctx, gun, err)
 		}
 	}
-	for _, step := range []func() error{c.checkRoot, c.checkTargets, c.checkSnapshot, c.checkVersions, c.checkStoredTargets} {
-		if err := step(); err != nil {
+	for _, step := range []func(context.Context) error{c.checkRoot, c.checkTargets, c.checkSnapshot, c.checkVersions, c.checkStoredTargets} {
+		if err := step(ctx); err != nil {
 			return nil, err
 		}
 	}
 	done := &checked{gun: gun, now: now, base: base, root: c.root}
-	meta, look, err := c.namesAfter()
+	meta, look, err := c.namesAfter(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -89,6 +93,7 @@ func (c *check) collect(done *checked, meta map[tuf.RoleName]tuf.FileMeta) {
 	}
 	if c.up.files[tuf.RoleRoot] != nil {
 		done.files = append(done.files, add(tuf.RoleRoot))
+		done.fresh = freshKeys(c.prev, c.root)
 	}
 	for _, role := range c.up.targets {
 		done.files = append(done.files, add(role))
@@ -115,18 +120,23 @@ func (c *check) loadBase() error {
 	}
 	c.prev, c.prevOutdated = b.root, b.outdated
 	for _, role := range c.up.targets {
-		f, ok := c.base.Files[role]
-		if !ok {
-			continue
-		}
-		// If it cannot be read, its children are looked at as if it had named none.
-		if env, err := tuf.ParseEnvelope(f.Data); err == nil {
-			if t, err := env.Targets(role); err == nil {
-				c.before[role] = newParent(t)
-			}
-		}
+		c.remember(c.base, role)
 	}
 	return nil
+}
+
+// remember keeps what a stored file delegates to. If it cannot be read, its
+// children are looked at as if nothing were known of it.
+func (c *check) remember(gen *storage.Generation, role tuf.RoleName) {
+	f, ok := gen.Files[role]
+	if !ok {
+		return
+	}
+	if env, err := tuf.ParseEnvelope(f.Data); err == nil {
+		if t, err := env.Targets(role); err == nil {
+			c.before[role] = newParent(t)
+		}
+	}
 }
 
 // A loaded is a stored generation whose root and snapshot have been verified.
@@ -193,7 +203,7 @@ func storedFile(base *storage.Generation, role tuf.RoleName) (*tuf.Envelope, err
 	return env, nil
 }
 
-func (c *check) checkRoot() error {
+func (c *check) checkRoot(context.Context) error {
 	f := c.up.files[tuf.RoleRoot]
 	if f == nil {
 		if c.prev == nil {
@@ -231,8 +241,11 @@ func (c *check) checkRoot() error {
 	return nil
 }
 
-func (c *check) checkTargets() error {
+func (c *check) checkTargets(ctx context.Context) error {
 	for _, role := range c.up.targets {
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("checking %s of %s: %w", role, c.gun, err)
+		}
 		if err := c.checkTarget(role, c.up.files[role]); err != nil {
 			return err
 		}
@@ -251,10 +264,14 @@ func (c *check) checkTarget(role tuf.RoleName, f *file) error {
 	if f.env.Version > int64(tuf.MaxVersion) {
 		return c.conflict(role)
 	}
+	err = f.env.Verify(role, authority)
+	if err == nil || role.IsDelegation() {
+		f.view(role)
+	}
 	if role.IsDelegation() && f.viewErr != nil {
 		return reject(KindBadTargets, "%v", f.viewErr)
 	}
-	if err := f.env.Verify(role, authority); err != nil {
+	if err != nil {
 		return reject(KindBadTargets, "%v", err)
 	}
 	if f.viewErr != nil {
@@ -329,7 +346,7 @@ func unvouched(role tuf.RoleName, cause error) *Rejection {
 
 // checkSnapshot checks an uploaded snapshot for itself, and that it is right
 // about what is uploaded with it.
-func (c *check) checkSnapshot() error {
+func (c *check) checkSnapshot(context.Context) error {
 	f := c.up.files[tuf.RoleSnapshot]
 	if f == nil {
 		return nil
@@ -373,7 +390,7 @@ func findable(role tuf.RoleName, m tuf.FileMeta) error {
 // checkVersions tells who comes too late, so far as the files that were read
 // show it; for all others the store does. Without it the rules below would
 // blame the client for what others published in between.
-func (c *check) checkVersions() error {
+func (c *check) checkVersions(context.Context) error {
 	if c.base == nil {
 		return nil
 	}
@@ -394,7 +411,7 @@ func (c *check) conflict(role tuf.RoleName) error {
 }
 
 // checkStoredTargets: a new root must vouch for the targets that stay.
-func (c *check) checkStoredTargets() error {
+func (c *check) checkStoredTargets(context.Context) error {
 	if c.base == nil || c.up.files[tuf.RoleRoot] == nil || c.up.files[tuf.RoleTargets] != nil {
 		return nil
 	}
@@ -414,7 +431,7 @@ func (c *check) alive(role tuf.RoleName) bool {
 		return true
 	}
 	t := c.before[parent]
-	if c.up.files[parent] == nil {
+	if t == nil && c.up.files[parent] == nil {
 		t = c.after[parent]
 	}
 	if t != nil && !t.delegates(role) {

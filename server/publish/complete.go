@@ -25,6 +25,9 @@ const (
 // client did, and always the timestamp.
 func (p *Publisher) complete(ctx context.Context, c *checked) (storage.Set, error) {
 	set := storage.Set{GUN: c.gun, Files: c.files, Revived: c.revived}
+	if err := p.checkFresh(ctx, c.gun, c.fresh); err != nil {
+		return set, rejectKey(c.gun, err)
+	}
 	var snapshotBase, timestampBase tuf.Version
 	if c.base != nil {
 		set.Base = &c.base.Timestamp.Checksum
@@ -86,13 +89,23 @@ func next(role tuf.RoleName, v tuf.Version) (tuf.Version, error) {
 }
 
 func (p *Publisher) seal(ctx context.Context, gun tuf.GUN, root *tuf.Root, role tuf.RoleName, version tuf.Version, canonical []byte) (storage.Metadata, error) {
-	sigs, err := p.sign(ctx, gun, role, root.Authority(role), canonical)
+	authority := root.Authority(role)
+	sigs, err := p.sign(ctx, gun, role, authority, canonical)
 	if err != nil {
 		return storage.Metadata{}, err
 	}
 	data, err := tuf.Seal(canonical, sigs)
 	if err != nil {
 		return storage.Metadata{}, fmt.Errorf("making the %s: %w", role, err)
+	}
+	// Each signature is right by now, and still a client may refuse the file:
+	// one key under two IDs counts once. Nothing is stored that would not verify.
+	env, err := tuf.ParseEnvelope(data)
+	if err == nil {
+		err = env.Verify(role, authority)
+	}
+	if err != nil {
+		return storage.Metadata{}, &keyError{role, "", fmt.Errorf("%w: %w", errUnverified, err)}
 	}
 	return storage.NewMetadata(role, version, data), nil
 }
@@ -117,7 +130,66 @@ func (e *keyError) Unwrap() error { return e.err }
 var (
 	errTooFewKeys = errors.New("root lists fewer keys than the threshold")
 	errUnusable   = errors.New("key is of no type that can sign")
+	// errUnverified: such as one key under two IDs, and a threshold of two.
+	errUnverified = errors.New("what all the keys that root lists have signed does not verify")
 )
+
+// A listedKey is a key that root lists for a role of the server.
+type listedKey struct {
+	role      tuf.RoleName
+	id        tuf.KeyID // as listed
+	canonical tuf.KeyID
+}
+
+// freshKeys lists the keys of snapshot and timestamp that root lists and prev,
+// which may be nil, does not. Those that can not sign are left to the signing.
+func freshKeys(prev, root *tuf.Root) (list []listedKey) {
+	for _, role := range []tuf.RoleName{tuf.RoleSnapshot, tuf.RoleTimestamp} {
+		known := map[tuf.KeyID]bool{}
+		if prev != nil {
+			for _, id := range prev.Roles[role].KeyIDs {
+				known[id] = true
+			}
+		}
+		a := root.Authority(role)
+		if len(a.Keys) > maxServerKeys {
+			continue // the server will not sign with these
+		}
+		for id, k := range a.Keys {
+			canonical, err := k.CanonicalID()
+			if err == nil && k.Method() != "" && !known[id] {
+				list = append(list, listedKey{role, id, canonical})
+			}
+		}
+	}
+	return list
+}
+
+// checkFresh asks the signer for what each key was made, before it first signs
+// for a repository. Our signer tells that with each signature, too; upstream's
+// signs with any key for anybody, but names the role of one that it is asked
+// about. A key that the signer does not have is a client's. The error is a
+// *keyError.
+func (p *Publisher) checkFresh(ctx context.Context, gun tuf.GUN, keys []listedKey) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(signAtOnce)
+	for _, k := range keys {
+		g.Go(func() (err error) {
+			defer p.recovered(ctx, gun, "asking the signer for a key", &err)
+			rpc, cancel := context.WithTimeout(ctx, p.cfg.SignTimeout)
+			defer cancel()
+			_, err = p.cfg.Signer.Key(rpc, gun, k.role, k.canonical)
+			if err == nil || errors.Is(err, storage.ErrNotFound) {
+				return nil
+			}
+			if rpc.Err() != nil && ctx.Err() == nil {
+				err = fmt.Errorf("%w: the signer did not answer within %v", storage.ErrUnavailable, p.cfg.SignTimeout)
+			}
+			return &keyError{k.role, k.id, err}
+		})
+	}
+	return g.Wait()
+}
 
 // sign has content signed by every key that a lists, and verifies what comes
 // back: what the server stores must not depend on the signer being right. The
@@ -136,7 +208,8 @@ func (p *Publisher) sign(ctx context.Context, gun tuf.GUN, role tuf.RoleName, a 
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(signAtOnce)
 	for i, id := range ids {
-		g.Go(func() error {
+		g.Go(func() (err error) {
+			defer p.recovered(ctx, gun, "signing "+string(role), &err)
 			sig, err := p.signWith(ctx, gun, role, a.Keys[id], content)
 			if err != nil {
 				return &keyError{role, id, err}
@@ -178,7 +251,7 @@ func rejectKey(gun tuf.GUN, err error) error {
 	if !errors.As(err, &k) {
 		return err
 	}
-	missing := errors.Is(k.err, storage.ErrNotFound) || k.err == errTooFewKeys || k.err == errUnusable
+	missing := errors.Is(k.err, storage.ErrNotFound) || k.err == errTooFewKeys || k.err == errUnusable || errors.Is(k.err, errUnverified)
 	switch {
 	case errors.Is(k.err, storage.ErrKeyForbidden):
 		return reject(KindBadRoot, "key %.80s, which root lists for %s, was made for another repository or role: "+

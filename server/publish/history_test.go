@@ -20,6 +20,9 @@ type history struct {
 	r    *tuftest.Repo
 	rand *rand.Rand
 	past map[tuf.RoleName][][]byte // every file that was ever made
+	// high is the highest version of each role since delegations lead to it
+	// without a break.
+	high map[tuf.RoleName]tuf.Version
 
 	accepted, refused int
 }
@@ -28,7 +31,7 @@ func TestRandomHistories(t *testing.T) {
 	accepted, refused := 0, 0
 	for seed := range uint64(24) {
 		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
-			h := &history{stack: newStack(t), rand: rand.New(rand.NewPCG(seed, 7)), past: map[tuf.RoleName][][]byte{}}
+			h := &history{stack: newStack(t), rand: rand.New(rand.NewPCG(seed, 7)), past: map[tuf.RoleName][][]byte{}, high: map[tuf.RoleName]tuf.Version{}}
 			h.r = h.repo(seed%2 == 0, "targets/a", "targets/a/b", "targets/c")
 			h.must(h.r, h.remember(h.r.Upload()))
 			for range 30 {
@@ -44,7 +47,7 @@ func TestRandomHistories(t *testing.T) {
 
 func (h *history) step() {
 	h.Helper()
-	switch h.rand.IntN(8) {
+	switch h.rand.IntN(9) {
 	case 0, 1:
 		h.try(h.next(h.some()...))
 	case 2:
@@ -52,7 +55,7 @@ func (h *history) step() {
 	case 3:
 		h.removeDelegation()
 	case 4:
-		if role := h.one(); role.IsDelegation() {
+		if role := h.one(); role.IsDelegation() && h.r.Targets[role.Parent()] != nil {
 			h.r.Rotate(role) // refused, unless the file is signed anew
 			h.try(h.next(slices.Compact([]tuf.RoleName{role.Parent(), h.one()})...))
 		}
@@ -66,6 +69,8 @@ func (h *history) step() {
 		h.try(h.next(tuf.RoleRoot))
 	case 6, 7:
 		h.replay()
+	case 8:
+		h.smuggle()
 	}
 }
 
@@ -114,7 +119,7 @@ func (h *history) addDelegation() {
 
 func (h *history) removeDelegation() {
 	role := h.one()
-	if !role.IsDelegation() {
+	if !role.IsDelegation() || h.r.Targets[role.Parent()] == nil {
 		return
 	}
 	h.r.RemoveDelegation(role)
@@ -142,29 +147,55 @@ func (h *history) replay() {
 			up[role] = file
 		}
 	}
+	for _, role := range slices.Sorted(maps.Keys(snapshot.Meta)) {
+		if role.IsDelegation() && h.rand.IntN(4) == 0 {
+			delete(snapshot.Meta, role)
+		}
+	}
 	if h.r.Snapshot != nil && h.rand.IntN(4) > 0 {
 		snapshot.Version += tuf.Version(1 + h.rand.IntN(2))
-		canonical, err := snapshot.Canonical()
-		if err != nil {
-			h.Fatal(err)
-		}
-		up[tuf.RoleSnapshot] = tuftest.Sign(h, canonical, h.r.Keys[tuf.RoleSnapshot]...)
+		up[tuf.RoleSnapshot] = h.sign(&snapshot)
 	}
 	h.try(up)
+}
+
+func (h *history) sign(s *tuf.Snapshot) []byte {
+	h.Helper()
+	canonical, err := s.Canonical()
+	if err != nil {
+		h.Fatal(err)
+	}
+	return tuftest.Sign(h, canonical, h.r.Keys[tuf.RoleSnapshot]...)
+}
+
+// smuggle leaves a delegation out of a snapshot, and brings it back with
+// another of its files in the next.
+func (h *history) smuggle() {
+	role := h.one()
+	if h.r.Snapshot == nil || !role.IsDelegation() {
+		return
+	}
+	snapshot := *h.generation(h.r.GUN, tuf.RoleSnapshot).Snapshot
+	for _, name := range slices.Sorted(maps.Keys(snapshot.Meta)) {
+		if name == role || name.Parent() == role && h.rand.IntN(2) == 0 {
+			delete(snapshot.Meta, name)
+		}
+	}
+	snapshot.Version++
+	h.try(files{tuf.RoleSnapshot: h.sign(&snapshot)})
+
+	snapshot = *h.generation(h.r.GUN, tuf.RoleSnapshot).Snapshot
+	file := h.past[role][h.rand.IntN(len(h.past[role]))]
+	snapshot.Meta[role] = tuf.MetaOf(file)
+	snapshot.Version++
+	h.try(files{role: file, tuf.RoleSnapshot: h.sign(&snapshot)})
 }
 
 // try sends up, and looks at what came of it. Who is refused catches up.
 func (h *history) try(up files) bool {
 	h.Helper()
-	before := h.versions()
 	err := h.publish(h.r.GUN, up)
-	after := h.versions()
-	for role, v := range after {
-		// A role may begin anew only after a generation in which nothing led to it.
-		if old, ok := before[role]; ok && v < old {
-			h.Errorf("%s went back from version %d to %d by %v", role, old, v, roles(up))
-		}
-	}
+	h.watch(up)
 	if err == nil {
 		h.accepted++
 		return true
@@ -174,7 +205,27 @@ func (h *history) try(up files) bool {
 	return false
 }
 
-// versions returns the versions of all roles to which delegations lead.
+// watch fails the test if a role has gone back. A role may begin anew only
+// after a generation in which no delegation led to it: that its file was
+// missing for a while is not enough.
+func (h *history) watch(up files) {
+	h.Helper()
+	now := h.versions()
+	for role := range h.high {
+		if _, ok := now[role]; !ok {
+			delete(h.high, role)
+		}
+	}
+	for role, v := range now {
+		if v != 0 && v < h.high[role] {
+			h.Errorf("%s went back from version %d to %d by %v", role, h.high[role], v, roles(up))
+		}
+		h.high[role] = max(h.high[role], v)
+	}
+}
+
+// versions returns the versions of all roles to which delegations lead: 0 for
+// one without a file.
 func (h *history) versions() map[tuf.RoleName]tuf.Version {
 	h.Helper()
 	names := slices.Collect(maps.Keys(h.generation(h.r.GUN, tuf.RoleSnapshot).Snapshot.Meta))
@@ -186,10 +237,10 @@ func (h *history) versions() map[tuf.RoleName]tuf.Version {
 		role := queue[0]
 		queue = queue[1:]
 		f, ok := gen.Files[role]
+		found[role] = f.Version
 		if !ok {
 			continue
 		}
-		found[role] = f.Version
 		env, err := tuf.ParseEnvelope(f.Data)
 		if err != nil {
 			h.Fatal(err)
@@ -232,4 +283,5 @@ func (h *history) mend() {
 	if err := h.publish(h.r.GUN, up); err != nil {
 		h.Fatalf("the owner can not mend the repository: %v", err)
 	}
+	h.watch(up)
 }

@@ -35,6 +35,9 @@ const (
 	// maxBlocked bounds it when nobody did: then a stored row that no
 	// timestamp commits to is in the way, and will be the next time too.
 	maxBlocked = 3
+	// maxDepth bounds how deep an uploaded delegation may be nested: each one
+	// has all that stand above it read and verified. In use are three levels.
+	maxDepth = 16
 	// maxBackoff is the longest wait between two tries.
 	maxBackoff = 50 * time.Millisecond
 )
@@ -91,6 +94,7 @@ type Publisher struct {
 	cfg      Config
 	locks    gunLocks
 	renewals singleflight.Group // by GUN: a renewal on the spot, for all who wait
+	stuck    stuckSet
 }
 
 // New checks cfg and fills in its defaults.
@@ -263,9 +267,16 @@ func sleep(ctx context.Context, d time.Duration) error {
 type file struct {
 	data []byte
 	env  *tuf.Envelope
-	// The typed view, of targets and delegations; viewErr if there is none.
+	// The typed view, of targets and delegations; viewErr if there is none. It
+	// is made when the signatures hold: it takes more memory than the file.
 	targets *tuf.Targets
 	viewErr error
+}
+
+func (f *file) view(role tuf.RoleName) {
+	if f.targets == nil && f.viewErr == nil {
+		f.targets, f.viewErr = f.env.Targets(role)
+	}
 }
 
 // An upload is an Upload with names checked and envelopes parsed.
@@ -275,6 +286,8 @@ type upload struct {
 	// a parent is checked before what it delegates to.
 	targets  []tuf.RoleName
 	snapshot *tuf.Snapshot // the typed view of an uploaded snapshot, if it has one
+	// keeps holds the parents of what the snapshot names and is not uploaded.
+	keeps map[tuf.RoleName]bool
 	// raced: somebody else published this GUN since the upload arrived.
 	raced bool
 	// first is the snapshot that was current at the first attempt; zero if
@@ -316,11 +329,21 @@ func parseUpload(up Upload) (*upload, error) {
 		u.files[role] = f
 		if role == tuf.RoleTargets || role.IsDelegation() {
 			u.targets = append(u.targets, role)
-			f.targets, f.viewErr = f.env.Targets(role)
+		}
+		if role.Depth() > maxDepth {
+			return nil, reject(KindBadTargets, "%s is nested deeper than %d levels", role, maxDepth)
 		}
 	}
 	if f := u.files[tuf.RoleSnapshot]; f != nil {
 		u.snapshot, f.viewErr = f.env.Snapshot()
+	}
+	if u.snapshot != nil {
+		u.keeps = map[tuf.RoleName]bool{}
+		for name := range u.snapshot.Meta {
+			if u.files[name] == nil {
+				u.keeps[name.Parent()] = true
+			}
+		}
 	}
 	slices.SortFunc(u.targets, shallowFirst)
 	return u, nil
@@ -340,7 +363,7 @@ func (u *upload) needs() []tuf.RoleName {
 			}
 		}
 		// What it delegated so far tells which stored children are affected.
-		if t := u.files[role].targets; t != nil && (len(t.Delegations.Roles) > 0 || u.keepsChildOf(role)) {
+		if u.keeps[role] || u.files[role].env.Delegates() {
 			need[role] = true
 		}
 	}
@@ -350,20 +373,6 @@ func (u *upload) needs() []tuf.RoleName {
 	}
 	slices.SortFunc(roles, shallowFirst)
 	return roles
-}
-
-// keepsChildOf reports whether the uploaded snapshot names a child of role
-// that is not uploaded with it.
-func (u *upload) keepsChildOf(role tuf.RoleName) bool {
-	if u.snapshot == nil {
-		return false
-	}
-	for name := range u.snapshot.Meta {
-		if name.Parent() == role && u.files[name] == nil {
-			return true
-		}
-	}
-	return false
 }
 
 // shallowFirst orders roles as they are checked and stored.

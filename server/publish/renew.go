@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"slices"
+	"sync"
 	"time"
 
 	"countersign/storage"
@@ -55,15 +57,50 @@ func (p *Publisher) Snapshot(ctx context.Context, gun tuf.GUN) (storage.Metadata
 	if timestampGood && tuf.CheckExpiry(tuf.RoleSnapshot, gen.Snapshot.Expires, now) == nil {
 		return snapshot, nil
 	}
+	if timestampGood && p.stuck.has(snapshot.Checksum, now) {
+		return snapshot, nil
+	}
 	if _, err := p.renewOnce(ctx, gun); err != nil {
 		if !timestampGood {
 			return storage.Metadata{}, err
+		}
+		if !errors.Is(err, storage.ErrUnavailable) && !errors.Is(err, storage.ErrKeySealed) && ctx.Err() == nil {
+			p.stuck.add(snapshot.Checksum, now)
 		}
 		p.cfg.Log.WarnContext(ctx, "serving an expired snapshot: it can not be renewed", "gun", string(gun), "error", err)
 		return snapshot, nil
 	}
 	_, snapshot, err = p.snapshot(ctx, gun)
 	return snapshot, err
+}
+
+const (
+	// stuckFor is how long it is remembered that a snapshot can not be renewed.
+	stuckFor = 10 * time.Minute
+	maxStuck = 4096
+)
+
+// A stuckSet remembers expired snapshots that the server can not sign anew, so
+// that not each of the anonymous who ask for one costs queries and the signer's
+// time. A publish makes another snapshot, which is not in it.
+type stuckSet struct {
+	mu    sync.Mutex // guards until; held for a look at it
+	until map[tuf.Checksum]time.Time
+}
+
+func (s *stuckSet) has(sum tuf.Checksum, now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return now.Before(s.until[sum])
+}
+
+func (s *stuckSet) add(sum tuf.Checksum, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.until == nil || len(s.until) >= maxStuck {
+		s.until = make(map[tuf.Checksum]time.Time) // all are asked about again
+	}
+	s.until[sum] = now.Add(stuckFor)
 }
 
 func (p *Publisher) snapshot(ctx context.Context, gun tuf.GUN) (*storage.Generation, storage.Metadata, error) {
@@ -93,7 +130,7 @@ func (p *Publisher) renewOnce(ctx context.Context, gun tuf.GUN) (storage.Metadat
 	result := p.renewals.DoChan(string(gun), func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.cfg.RenewTimeout)
 		defer cancel()
-		m, _, err := p.renew(ctx, gun, time.Time.Before)
+		m, _, err := p.renewSafely(ctx, gun, time.Time.Before)
 		if err != nil && ctx.Err() != nil {
 			err = fmt.Errorf("renewing the timestamp of %s: %w: not done within %v", gun, storage.ErrUnavailable, p.cfg.RenewTimeout)
 		}
@@ -107,6 +144,21 @@ func (p *Publisher) renewOnce(ctx context.Context, gun tuf.GUN) (storage.Metadat
 		return r.Val.(storage.Metadata), nil
 	case <-ctx.Done():
 		return storage.Metadata{}, fmt.Errorf("waiting for the timestamp of %s: %w", gun, ctx.Err())
+	}
+}
+
+// renewSafely is renew for goroutines that no request's handler guards: a panic
+// in one of them would end the process.
+func (p *Publisher) renewSafely(ctx context.Context, gun tuf.GUN, due func(expires, now time.Time) bool) (m storage.Metadata, own bool, err error) {
+	defer p.recovered(ctx, gun, "renewing", &err)
+	return p.renew(ctx, gun, due)
+}
+
+// recovered makes of a panic an error, and logs it. It must be deferred itself.
+func (p *Publisher) recovered(ctx context.Context, gun tuf.GUN, doing string, err *error) {
+	if v := recover(); v != nil {
+		p.cfg.Log.ErrorContext(ctx, "panic while "+doing, "gun", string(gun), "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+		*err = fmt.Errorf("%s: internal fault", doing)
 	}
 }
 

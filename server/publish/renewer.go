@@ -130,7 +130,7 @@ func (r *round) renew(ctx context.Context, guns []tuf.GUN) error {
 func (r *round) one(ctx context.Context, gun tuf.GUN) error {
 	ctx, cancel := context.WithTimeout(ctx, r.p.cfg.RenewTimeout)
 	defer cancel()
-	_, own, err := r.p.renew(ctx, gun, r.p.early)
+	_, own, err := r.p.renewSafely(ctx, gun, r.p.early)
 	switch {
 	case err == nil:
 		r.down.Store(0)

@@ -117,11 +117,43 @@ var snapshotRules = []rule{
 		up[targets] = r.File(targets)
 		return up
 	}, kind: publish.KindBadSnapshot, text: "it names targets/c, to which targets no longer delegates"},
-	{name: "drops a delegation that is there", client: true, stored: true, files: func(s *stack, r *tuftest.Repo) files {
-		r.Snapshot.Version++
-		r.Edit[snapshot] = func(m map[string]any) { delete(in(m, "meta"), string(c)) }
-		return r.Upload(snapshot)
+	{name: "leaves out a delegation", client: true, stored: true, files: omit([]tuf.RoleName{c}), kind: publish.KindBadSnapshot, text: "it does not name targets/c, "},
+	{name: "leaves out a delegation of a delegation", client: true, stored: true, files: omit([]tuf.RoleName{ab}), kind: publish.KindBadSnapshot, text: "it does not name targets/a/b, "},
+	{name: "leaves out a delegation with all below", client: true, stored: true, files: omit([]tuf.RoleName{a, ab}), kind: publish.KindBadSnapshot, text: "it does not name targets/a, "},
+	{name: "leaves out a delegation that new targets list", client: true, stored: true, files: omit([]tuf.RoleName{c}, targets), kind: publish.KindBadSnapshot, text: "it does not name targets/c, "},
+	{name: "leaves out a delegation to which other keys are given", client: true, stored: true, files: func(s *stack, r *tuftest.Repo) files {
+		r.SetKeys(c, 1, r.Keys[c][0], r.NewKey(c))
+		return omit([]tuf.RoleName{c}, targets)(s, r)
+	}, kind: publish.KindBadSnapshot, text: "it does not name targets/c, "},
+	{name: "leaves out what stands below an uploaded delegation", client: true, stored: true, files: omit([]tuf.RoleName{ab}, a), kind: publish.KindBadSnapshot, text: "it does not name targets/a/b, "},
+	{name: "leaves out what stands below, beside new targets", client: true, stored: true, files: omit([]tuf.RoleName{ab}, targets), kind: publish.KindBadSnapshot, text: "it does not name targets/a/b, "},
+	{name: "leaves out a delegation that new targets drop", client: true, stored: true, files: func(s *stack, r *tuftest.Repo) files {
+		r.RemoveDelegation(c)
+		return r.Next(targets)
 	}},
+	{name: "leaves out a delegation that new targets drop, with all below", client: true, stored: true, files: func(s *stack, r *tuftest.Repo) files {
+		r.RemoveDelegation(ab)
+		r.RemoveDelegation(a)
+		return r.Next(targets)
+	}},
+	{name: "leaves out all delegations, which new targets drop", client: true, stored: true, files: func(s *stack, r *tuftest.Repo) files {
+		r.RemoveDelegation(ab)
+		r.RemoveDelegation(a)
+		r.RemoveDelegation(c)
+		return r.Next(targets)
+	}},
+}
+
+// omit uploads roles and a snapshot that does not name left.
+func omit(left []tuf.RoleName, roles ...tuf.RoleName) func(*stack, *tuftest.Repo) files {
+	return func(_ *stack, r *tuftest.Repo) files {
+		r.Edit[snapshot] = func(m map[string]any) {
+			for _, role := range left {
+				delete(in(m, "meta"), string(role))
+			}
+		}
+		return r.Next(roles...)
+	}
 }
 
 // withMeta is the next snapshot, which says m of role.

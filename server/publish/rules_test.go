@@ -147,6 +147,13 @@ func (c rule) run(t *testing.T) {
 	}
 }
 
+func deep(r *tuftest.Repo, levels int) {
+	for role := targets; role.Depth() < levels; {
+		role += "/x"
+		r.AddDelegation(role)
+	}
+}
+
 // What holds for every file, shown with targets and a delegation.
 var fileRules = []rule{
 	{name: "valid", files: repo(func(*stack, *tuftest.Repo) {})},
@@ -194,6 +201,8 @@ var fileRules = []rule{
 		up[tuf.RoleTimestamp] = []byte(`{"signed":{"version":"1"}}`)
 		return up
 	}, err: tuf.ErrMalformed},
+	{name: "nested deeper than 16 levels", files: repo(func(s *stack, r *tuftest.Repo) { deep(r, 17) }), kind: publish.KindBadTargets, text: "is nested deeper than 16 levels"},
+	{name: "nested 16 levels deep", files: repo(func(s *stack, r *tuftest.Repo) { deep(r, 16) })},
 	{name: "no such role", files: func(s *stack, r *tuftest.Repo) files {
 		up := r.Upload()
 		up["targets/A"] = up[a]
