@@ -164,7 +164,7 @@ func TestNoPasswords(t *testing.T) {
 func TestPostgresErrors(t *testing.T) {
 	t.Parallel()
 	db := open(t, sqldb.Config{Backend: "postgres", URL: pgtest.URL(t)})
-	exec(t, db, `create table x (n integer primary key, s varchar(3))`)
+	exec(t, db, `create table x (n integer unique, s varchar(3))`)
 	exec(t, db, `insert into x values (1, 'abc')`)
 	for _, test := range []struct {
 		statement string
