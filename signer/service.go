@@ -81,7 +81,8 @@ func (s *Service) makeKey(ctx context.Context, gun tuf.GUN, role tuf.RoleName, a
 }
 
 // Key returns the key with that ID if it could sign for gun and role; either
-// may be empty, and then claims nothing. The error wraps storage.ErrInvalid,
+// may be empty, and then claims nothing. A key that is stored with neither
+// could sign for all. The error wraps storage.ErrInvalid,
 // ErrNotFound, ErrKeyForbidden, ErrKeySealed or ErrUnavailable.
 func (s *Service) Key(ctx context.Context, gun tuf.GUN, role tuf.RoleName, id tuf.KeyID) (storage.Key, error) {
 	row, err := s.permitted(ctx, gun, role, id)
@@ -130,7 +131,8 @@ func (s *Service) DeleteKey(ctx context.Context, id tuf.KeyID) error {
 }
 
 // permitted returns the row of id if it is alive and the caller's claim is
-// true. It asks the store each time: a key that was purged, by another
+// true. Of a row that has neither GUN nor role, as upstream's oldest databases
+// left them, nothing is known that could contradict a claim. It asks the store each time: a key that was purged, by another
 // process too, must not sign on from the cache.
 func (s *Service) permitted(ctx context.Context, gun tuf.GUN, role tuf.RoleName, id tuf.KeyID) (storage.Key, error) {
 	if err := checkID(id); err != nil {
@@ -143,11 +145,23 @@ func (s *Service) permitted(ctx context.Context, gun tuf.GUN, role tuf.RoleName,
 	if err != nil {
 		return storage.Key{}, err
 	}
+	if row.GUN == "" && row.Role == "" {
+		s.warnNameless(ctx, row.ID)
+		return row, nil
+	}
 	if (gun != "" && gun != row.GUN) || (role != "" && role != row.Role) {
 		return storage.Key{}, fmt.Errorf("%w: key %s is of GUN %q, role %q, and was asked for as of %.255q, %.255q",
 			storage.ErrKeyForbidden, row.ID, row.GUN, row.Role, gun, role)
 	}
 	return row, nil
+}
+
+// warnNameless tells once for each key that it would sign for anybody.
+func (s *Service) warnNameless(ctx context.Context, id tuf.KeyID) {
+	if _, told := s.nameless.LoadOrStore(id, true); !told {
+		s.log.WarnContext(ctx, "key has neither GUN nor role, so any claim to it is accepted: rotate it (notary key rotate)",
+			"key_id", string(id), "request_id", s.requestID(ctx))
+	}
 }
 
 // open returns the opened key of row, which the caller must release.

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -67,6 +68,7 @@ type Service struct {
 	requestID func(context.Context) string
 	metrics   *metrics
 	now       func() time.Time
+	nameless  sync.Map // of the IDs of keys without GUN and role that were warned of
 }
 
 // New makes a Service. The error is about cfg: the store is not asked yet, nor

@@ -149,6 +149,33 @@ func TestClaims(t *testing.T) {
 	})
 }
 
+// TestNameless: rows of upstream's old migrations have neither GUN nor role. They
+// sign for whoever asks, and the log says so once. One that has either is held
+// to it.
+func TestNameless(t *testing.T) {
+	backends(t, func(t *testing.T, s *stand) {
+		k := s.create(t, tuf.KeyECDSA)
+		for set, want := range map[string]error{
+			`gun = '', role = ''`:         nil,
+			`gun = 'x', role = ''`:        storage.ErrKeyForbidden,
+			`gun = '', role = 'snapshot'`: storage.ErrKeyForbidden,
+		} {
+			s.sql(t, `update private_keys set `+set)
+			for range 2 {
+				if _, err := s.Key(t.Context(), gun, role, k.ID); !errors.Is(err, want) {
+					t.Errorf("%s: Key: got %v", set, err)
+				}
+				if _, sig, err := s.Sign(t.Context(), gun, role, k.ID, []byte("x")); !errors.Is(err, want) || (sig.Sig == nil) != (want != nil) {
+					t.Errorf("%s: Sign: got %x, %v", set, sig.Sig, err)
+				}
+			}
+		}
+		if n := strings.Count(s.log.String(), "neither GUN nor role"); n != 1 {
+			t.Errorf("warned %d times", n)
+		}
+	})
+}
+
 // importRSA stores an RSA key as a tool of the operator's would.
 func (s *stand) importRSA(t testing.TB, bits int) storage.Key {
 	t.Helper()

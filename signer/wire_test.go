@@ -245,6 +245,13 @@ func TestUpstreamsSigner(t *testing.T) {
 		}
 		verified(t, theirs, ours)
 		s.mustSign(t, ours)
+		if _, err := theirs.Key(t.Context(), gun, role, ours.ID); err != nil {
+			t.Errorf("%s: asking upstream's signer for a key: %v", algorithm, err)
+		}
+		// It signs for anybody, but says what a key was made for.
+		if _, err := theirs.Key(t.Context(), gun, tuf.RoleSnapshot, ours.ID); !errors.Is(err, storage.ErrKeyForbidden) {
+			t.Errorf("%s: asking upstream's signer for a timestamp key as the snapshot's: %v", algorithm, err)
+		}
 
 		made, err := theirs.CreateKey(t.Context(), gun, role, algorithm)
 		if err != nil {

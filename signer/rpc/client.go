@@ -137,8 +137,10 @@ func (c *Client) CreateKey(ctx context.Context, gun tuf.GUN, role tuf.RoleName, 
 }
 
 // Key returns the public part of key id (a canonical ID), if it belongs to gun
-// and role and could sign. From upstream's signer ErrNotFound may also mean
-// that the key could not be read or opened.
+// and role and could sign. Upstream's signer ignores the claim, but says for
+// which role a key was made: one of another is ErrKeyForbidden here too, one of
+// no role at all (rows of old migrations) passes. From upstream's signer
+// ErrNotFound may also mean that the key could not be read or opened.
 func (c *Client) Key(ctx context.Context, gun tuf.GUN, role tuf.RoleName, id tuf.KeyID) (tuf.Key, error) {
 	const doing = "asking the signer for a key"
 	if id == "" {
@@ -153,8 +155,12 @@ func (c *Client) Key(ctx context.Context, gun tuf.GUN, role tuf.RoleName, id tuf
 		return tuf.Key{}, err
 	}
 	k, err := keyOf(r.GetKeyInfo(), r.GetPublicKey())
-	if err == nil && k.ID() != id {
+	switch made := r.GetRole(); {
+	case err != nil:
+	case k.ID() != id:
 		err = fmt.Errorf("it answered with key %s instead of %s", k.ID(), id)
+	case made != "" && role != "" && made != string(role):
+		err = fmt.Errorf("%w: key %s is of role %.80q, and was asked for as of %q", storage.ErrKeyForbidden, id, made, role)
 	}
 	if err != nil {
 		return tuf.Key{}, fmt.Errorf("%s: %w", doing, err)

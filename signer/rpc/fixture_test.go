@@ -85,6 +85,7 @@ type keys struct {
 	calls []string
 	err   error
 	hook  func(context.Context)
+	role  tuf.RoleName // of the key that Key returns
 }
 
 func (k *keys) ask(ctx context.Context, call string) error {
@@ -119,7 +120,7 @@ func (k *keys) CreateKey(ctx context.Context, gun tuf.GUN, role tuf.RoleName, al
 
 func (k *keys) Key(ctx context.Context, gun tuf.GUN, role tuf.RoleName, id tuf.KeyID) (storage.Key, error) {
 	err := k.ask(ctx, fmt.Sprintf("key %q %q %q", gun, role, id))
-	return storage.Key{ID: id, GUN: gun, Role: tuf.RoleSnapshot, Algorithm: tuf.KeyED25519, Public: public}, err
+	return storage.Key{ID: id, GUN: gun, Role: k.role, Algorithm: tuf.KeyED25519, Public: public}, err
 }
 
 func (k *keys) Sign(ctx context.Context, gun tuf.GUN, role tuf.RoleName, id tuf.KeyID, content []byte) (storage.Key, tuf.Signature, error) {
@@ -199,7 +200,7 @@ func healthy(context.Context) error { return nil }
 
 func newPair(t testing.TB, change func(*rpc.ServerConfig)) *pair {
 	t.Helper()
-	p := &pair{keys: &keys{}, log: &logBuffer{}, pki: newPKI(t)}
+	p := &pair{keys: &keys{role: tuf.RoleSnapshot}, log: &logBuffer{}, pki: newPKI(t)}
 	cfg := rpc.ServerConfig{Keys: p.keys, Health: healthy, TLS: p.pki.server, Log: p.log.logger()}
 	if change != nil {
 		change(&cfg)

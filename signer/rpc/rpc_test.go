@@ -59,6 +59,29 @@ func TestCalls(t *testing.T) {
 	}
 }
 
+// TestKeyOfAnotherRole: a signer that does not look at claims still says for
+// which role a key was made.
+func TestKeyOfAnotherRole(t *testing.T) {
+	for _, tt := range []struct {
+		made, claimed tuf.RoleName
+		want          error
+	}{
+		{tuf.RoleSnapshot, tuf.RoleSnapshot, nil},
+		{tuf.RoleSnapshot, tuf.RoleTimestamp, storage.ErrKeyForbidden},
+		{tuf.RoleTimestamp, tuf.RoleSnapshot, storage.ErrKeyForbidden},
+		{tuf.RoleTargets, tuf.RoleSnapshot, storage.ErrKeyForbidden},
+		{tuf.RoleSnapshot, "", nil},
+		{"", tuf.RoleTimestamp, nil},
+	} {
+		p := newPair(t, nil)
+		p.keys.role = tt.made
+		k, err := p.client.Key(t.Context(), gun, tt.claimed, keyA)
+		if !errors.Is(err, tt.want) || (err == nil) != (tt.want == nil) || (k.Type == "") != (tt.want != nil) {
+			t.Errorf("made for %q, asked for as of %q: got %v, %v", tt.made, tt.claimed, k, err)
+		}
+	}
+}
+
 // TestUpstreamsServer makes the calls as upstream's server does, without claims
 // and deadline, and reads all that it reads without looking.
 func TestUpstreamsServer(t *testing.T) {
