@@ -129,6 +129,7 @@ func TestRules(t *testing.T) {
 }
 
 func (c rule) run(t *testing.T) {
+	t.Parallel()
 	s := newStack(t)
 	r := s.repo(c.client, a, ab, "targets/c")
 	if c.stored {

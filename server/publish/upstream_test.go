@@ -166,6 +166,7 @@ func TestSameAsUpstream(t *testing.T) {
 		for _, c := range rules {
 			name := group + "/" + c.name
 			t.Run(name, func(t *testing.T) {
+				t.Parallel()
 				s := newStack(t)
 				r := s.repo(c.client, a, ab, "targets/c")
 				if c.stored {
