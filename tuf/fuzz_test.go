@@ -63,6 +63,8 @@ func agree(t *testing.T, file []byte, what string, ours, theirs error) {
 	switch {
 	case ours == nil && theirs != nil:
 		t.Fatalf("%s accepted, but upstream says: %v", what, theirs)
+	case ours != nil && theirs == nil && strings.HasPrefix(ours.Error(), "length of "):
+		// "a wrong length in a snapshot" of the table: the file alone does not show it.
 	case ours != nil && theirs == nil && deliberate(file) == "":
 		t.Fatalf("%s refused for a reason that is not in the table: %v", what, ours)
 	}
