@@ -217,6 +217,49 @@ func TestExpiredSnapshot(t *testing.T) {
 	})
 }
 
+// An expired snapshot that only a client can sign is not tried again for each
+// of those who ask for it.
+func TestExpiredSnapshotIsRemembered(t *testing.T) {
+	s, store := countingStack(t, "sqlite3")
+	r := s.expiring(true)
+	get := func() (reads, signs int) {
+		t.Helper()
+		store.reset()
+		before := s.signer.count("sign")
+		if _, err := s.Snapshot(t.Context(), r.GUN); err != nil {
+			t.Fatal(err)
+		}
+		reads, _ = store.reset()
+		return reads, s.signer.count("sign") - before
+	}
+	if reads, signs := get(); reads != 2 || signs != 1 {
+		t.Errorf("first: %d reads, %d signatures asked for, want 2 and 1", reads, signs)
+	}
+	for range 3 {
+		if reads, signs := get(); reads != 1 || signs != 0 {
+			t.Errorf("again: %d reads, %d signatures asked for, want 1 and none", reads, signs)
+		}
+	}
+	s.clock.Advance(11 * time.Minute)
+	if reads, signs := get(); reads != 2 || signs != 1 {
+		t.Errorf("later: %d reads, %d signatures asked for, want 2 and 1", reads, signs)
+	}
+	// A signer that is down says nothing of the kind.
+	s.clock.Advance(11 * time.Minute)
+	s.signer.set(func(context.Context, string, tuf.RoleName) error { return storage.ErrUnavailable })
+	for range 2 {
+		if _, signs := get(); signs != 1 {
+			t.Errorf("signer down: %d signatures asked for, want 1 each time", signs)
+		}
+	}
+	s.signer.set(nil)
+	k := r.Keys[tuf.RoleSnapshot][0]
+	s.signer.add(k, r.GUN, tuf.RoleSnapshot) // found again
+	if m, err := s.Snapshot(t.Context(), r.GUN); err != nil || m.Version != 2 {
+		t.Errorf("version %d, %v, want 2", m.Version, err)
+	}
+}
+
 // Root expired in both ways: files stay readable, the timestamp is renewed.
 func TestRenewUnderExpiredRoot(t *testing.T) {
 	s := newStack(t)

@@ -1,6 +1,7 @@
 package publish_test
 
 import (
+	"strings"
 	"time"
 
 	"countersign/server/publish"
@@ -191,6 +192,14 @@ func kept(gun tuf.GUN, role tuf.RoleName, n int) func(s *stack, r *tuftest.Repo)
 	}
 }
 
+// twice is one key of the server, bare and in a certificate.
+func twice(role tuf.RoleName) func(s *stack, r *tuftest.Repo) []*tuftest.Key {
+	return func(s *stack, r *tuftest.Repo) []*tuftest.Key {
+		k := kept(r.GUN, role, 1)(s, r)[0]
+		return []*tuftest.Key{k, k.Certify(s, good(r))}
+	}
+}
+
 const noSnapshotKey = "no snapshot was included in update and server does not hold current snapshot key for repository"
 
 var serverRules = []rule{
@@ -211,6 +220,15 @@ var serverRules = []rule{
 	{name: "one timestamp key of two unknown", files: serverKeys(tuf.RoleTimestamp, 1, func(s *stack, r *tuftest.Repo) []*tuftest.Key {
 		return append(kept(testGUN, tuf.RoleTimestamp, 1)(s, r), stranger(s, r)...)
 	}), kind: publish.KindBadRoot, text: "no timestamp keys exist on the server"},
+	{name: "one snapshot key, bare and as a certificate", files: serverKeys(snapshot, 2, twice(snapshot)), kind: publish.KindBadHierarchy, text: "does not verify: valid signatures did not meet threshold for snapshot"},
+	{name: "one timestamp key, bare and as a certificate", files: serverKeys(tuf.RoleTimestamp, 2, twice(tuf.RoleTimestamp)), kind: publish.KindBadRoot, text: "does not verify: valid signatures did not meet threshold for timestamp"},
+	{name: "one timestamp key twice, threshold 1", files: serverKeys(tuf.RoleTimestamp, 1, twice(tuf.RoleTimestamp))},
+	{name: "timestamp key under another ID", files: func(s *stack, r *tuftest.Repo) files {
+		id := tuf.KeyID(strings.Repeat("ab", 32))
+		r.Root.Keys[id] = r.Root.Keys[r.Root.Roles[tuf.RoleTimestamp].KeyIDs[0]]
+		r.Root.Roles[tuf.RoleTimestamp] = tuf.Role{Threshold: 1, KeyIDs: []tuf.KeyID{id}}
+		return r.Upload()
+	}, kind: publish.KindBadRoot, text: "does not verify: key ID is not valid for key content"},
 	{name: "three keys, all needed", files: serverKeys(tuf.RoleTimestamp, 3, kept(testGUN, tuf.RoleTimestamp, 3))},
 	{name: "too many keys", files: serverKeys(tuf.RoleTimestamp, 1, kept(testGUN, tuf.RoleTimestamp, 17)), kind: publish.KindBadRoot, text: "lists 17 keys for timestamp; the server signs with at most 16"},
 	{name: "key of an unknown type", files: func(s *stack, r *tuftest.Repo) files {
