@@ -62,8 +62,10 @@ func TestCheckEndsWithRequest(t *testing.T) {
 			s := newStack(t, func(c *publish.Config) { store.MetadataStore, c.Store = c.Store, store })
 			r := s.repo(client, a)
 			s.must(r, r.Upload())
-			up := omit([]tuf.RoleName{a})(s, r)
-			if !client {
+			var up files
+			if client {
+				up = withMeta(r, "targets/d", tuf.MetaOf(nil))
+			} else {
 				r.Keys[targets] = nil
 				up = r.Next(targets)
 			}
