@@ -209,7 +209,10 @@ func (s *stack) wantSeen(gun tuf.GUN, want ...string) {
 func TestRealClient(t *testing.T) {
 	bothBackends(t, func(t *testing.T, backend string) {
 		for _, server := range []bool{true, false} {
-			t.Run(fmt.Sprintf("serverSnapshot=%v", server), func(t *testing.T) { testRealClient(stackOn(t, backend), server) })
+			t.Run(fmt.Sprintf("serverSnapshot=%v", server), func(t *testing.T) {
+				t.Parallel()
+				testRealClient(stackOn(t, backend), server)
+			})
 		}
 	})
 }
@@ -316,6 +319,7 @@ func TestRealClientTakesKeyAway(t *testing.T) {
 	for _, allow := range []bool{false, true} {
 		for _, server := range []bool{true, false} {
 			t.Run(fmt.Sprintf("allow=%v/serverSnapshot=%v", allow, server), func(t *testing.T) {
+				t.Parallel()
 				s := newStack(t, func(c *publish.Config) { c.AllowUnvouched = allow })
 				owner := s.person(testGUN, newKeyStore())
 				owner.init(server)

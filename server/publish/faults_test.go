@@ -295,6 +295,23 @@ func TestStoredFilesAreChecked(t *testing.T) {
 	}
 }
 
+// A stored root that its own certificates did not sign counts for nothing.
+func TestForgedRootIsNotTrusted(t *testing.T) {
+	s := newStack(t)
+	r := s.repo(true, "targets/a")
+	r.Keys[tuf.RoleRoot] = []*tuftest.Key{r.NewKey(tuf.RoleRoot)}
+	k := tuftest.NewKey(t, tuf.KeyECDSA)
+	s.signer.add(k, r.GUN, tuf.RoleTimestamp)
+	r.SetKeys(tuf.RoleTimestamp, 1, k)
+	s.force(r)
+	r.Timestamp = nil
+	wantRejection(t, s.Publish(t.Context(), r.GUN, upload(r.Next("targets/a"))), publish.KindValidation, "damaged")
+	s.clock.Advance(15 * day)
+	if _, err := s.Timestamp(t.Context(), r.GUN); !errors.Is(err, storage.ErrDamaged) {
+		t.Errorf("timestamp: got %v, want ErrDamaged", err)
+	}
+}
+
 // A row that no timestamp commits to is in the way of every next snapshot. That
 // is not the client's fault, and no reason to try fifty times.
 func TestBlockedByDebris(t *testing.T) {
@@ -355,8 +372,8 @@ func TestSnapshotTooLarge(t *testing.T) {
 	r.Timestamp.Version++
 	r.Edit[tuf.RoleSnapshot] = func(signed map[string]any) {
 		meta := in(signed, "meta")
-		for i := range 25_000 {
-			meta[fmt.Sprintf("targets/delegation-%d", i)] = meta["targets"]
+		for i := range 10_000 {
+			meta[fmt.Sprintf("targets/%0240d", i)] = meta["targets"]
 		}
 	}
 	s.force(r, tuf.RoleSnapshot, tuf.RoleTimestamp)

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"testing"
 
 	"countersign/tuf"
@@ -28,21 +29,25 @@ type history struct {
 }
 
 func TestRandomHistories(t *testing.T) {
-	accepted, refused := 0, 0
+	var accepted, refused atomic.Int64
 	seeds := rounds(25)
-	for seed := range uint64(seeds) {
-		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
-			h := &history{stack: newStack(t), rand: rand.New(rand.NewPCG(seed, 7)), past: map[tuf.RoleName][][]byte{}, high: map[tuf.RoleName]tuf.Version{}}
-			h.r = h.repo(seed%2 == 0, "targets/a", "targets/a/b", "targets/c")
-			h.must(h.r, h.remember(h.r.Upload()))
-			for range 30 {
-				h.step()
-			}
-			accepted, refused = accepted+h.accepted, refused+h.refused
-		})
-	}
-	if accepted < 4*seeds || refused < 4*seeds {
-		t.Errorf("%d accepted, %d refused: the histories say little", accepted, refused)
+	t.Run("seeds", func(t *testing.T) {
+		for seed := range uint64(seeds) {
+			t.Run(fmt.Sprint(seed), func(t *testing.T) {
+				t.Parallel()
+				h := &history{stack: newStack(t), rand: rand.New(rand.NewPCG(seed, 7)), past: map[tuf.RoleName][][]byte{}, high: map[tuf.RoleName]tuf.Version{}}
+				h.r = h.repo(seed%2 == 0, "targets/a", "targets/a/b", "targets/c")
+				h.must(h.r, h.remember(h.r.Upload()))
+				for range 30 {
+					h.step()
+				}
+				accepted.Add(int64(h.accepted))
+				refused.Add(int64(h.refused))
+			})
+		}
+	})
+	if least := int64(4 * seeds); accepted.Load() < least || refused.Load() < least {
+		t.Errorf("%d accepted, %d refused: the histories say little", accepted.Load(), refused.Load())
 	}
 }
 
