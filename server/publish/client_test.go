@@ -207,6 +207,7 @@ func (s *stack) wantSeen(gun tuf.GUN, want ...string) {
 
 // Everything that the real client produces is accepted, and seen by the next one.
 func TestRealClient(t *testing.T) {
+	t.Parallel()
 	bothBackends(t, func(t *testing.T, backend string) {
 		for _, server := range []bool{true, false} {
 			t.Run(fmt.Sprintf("serverSnapshot=%v", server), func(t *testing.T) {
@@ -316,6 +317,7 @@ func (p *person) witness(role data.RoleName) {
 // To take a delegation's key away without having its file signed again first is
 // refused, with the way to do it; AllowUnvouched lets it pass, as upstream does.
 func TestRealClientTakesKeyAway(t *testing.T) {
+	t.Parallel()
 	for _, allow := range []bool{false, true} {
 		for _, server := range []bool{true, false} {
 			t.Run(fmt.Sprintf("allow=%v/serverSnapshot=%v", allow, server), func(t *testing.T) {

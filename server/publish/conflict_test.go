@@ -75,6 +75,7 @@ func (s *stack) by(p *publish.Publisher, gun tuf.GUN, up files) {
 
 // What another replica does between our check and our write.
 func TestOvertaken(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		client bool
 		// ours is what we publish; theirs is what is done in between.
@@ -214,6 +215,7 @@ func TestOvertakenBetweenReads(t *testing.T) {
 
 // Whoever is overtaken each time gives up, after a bounded number of tries.
 func TestOvertakenForEver(t *testing.T) {
+	t.Parallel()
 	s, store, other := interruptedStack(t)
 	r := s.repo(false, a, "targets/c")
 	s.must(r, r.Upload())

@@ -19,6 +19,7 @@ import (
 // Each write lost, and each kept without an answer: the repository is whole,
 // and the client who goes on from what he then reads succeeds.
 func TestWriteFaults(t *testing.T) {
+	t.Parallel()
 	bothBackends(t, func(t *testing.T, backend string) {
 		for _, fault := range []storagetest.Fault{storagetest.Lose, storagetest.Keep} {
 			for _, client := range []bool{false, true} {
@@ -99,6 +100,7 @@ func (s *stack) repo2(r *tuftest.Repo) *tuftest.Repo {
 // A signer that is wrong, slow or down: nothing is stored, the client is not
 // to blame, and the next publish works.
 func TestSignerFaults(t *testing.T) {
+	t.Parallel()
 	fail := func(err error) func(*signer) {
 		return func(s *signer) { s.set(func(context.Context, string, tuf.RoleName) error { return err }) }
 	}
@@ -170,6 +172,7 @@ func TestClientGoesAway(t *testing.T) {
 // What is stored is not what was published: nobody may go on from it, and
 // least of all install a root of his own.
 func TestDamagedRepository(t *testing.T) {
+	t.Parallel()
 	for name, damage := range map[string]func(s *stack, r *tuftest.Repo){
 		"root gone":            func(s *stack, r *tuftest.Repo) { s.exec(`delete from tuf_files where role = 'root'`) },
 		"snapshot gone":        func(s *stack, r *tuftest.Repo) { s.exec(`delete from tuf_files where role = 'snapshot'`) },
@@ -366,6 +369,7 @@ func TestLastVersion(t *testing.T) {
 
 // A snapshot that the signer would not take is refused before it is asked.
 func TestSnapshotTooLarge(t *testing.T) {
+	t.Parallel()
 	s := newStack(t)
 	r := s.expiring(false)
 	r.Snapshot.Version++
@@ -408,6 +412,7 @@ func TestAllowUnvouched(t *testing.T) {
 
 // Fsck finds what a client would stumble over.
 func TestFsckFinds(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		damage func(s *stack, r *tuftest.Repo)
 		want   string

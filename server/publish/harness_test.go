@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -175,12 +176,40 @@ func (s *signer) Sign(ctx context.Context, gun tuf.GUN, role tuf.RoleName, id tu
 // openStore opens a fresh database of that backend.
 func openStore(t testing.TB, backend string, now func() time.Time) (db *sqldb.DB, url string) {
 	t.Helper()
-	url = filepath.Join(t.TempDir(), "server.db")
 	if backend == "postgres" {
 		url = pgtest.URL(t)
+	} else {
+		url = filepath.Join(t.TempDir(), "server.db")
+		template, err := emptySQLite()
+		if err == nil {
+			err = os.WriteFile(url, template, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
 	return openURL(t, backend, url, now), url
 }
+
+// emptySQLite is a database file whose tables were made once: most of the time
+// of a test went into that.
+var emptySQLite = sync.OnceValues(func() (file []byte, err error) {
+	dir, err := os.MkdirTemp("", "publish-test-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	url := filepath.Join(dir, "server.db")
+	db, err := sqldb.Open(context.Background(), sqldb.Config{Backend: "sqlite3", URL: url})
+	if err != nil {
+		return nil, err
+	}
+	err = migrations.Apply(context.Background(), db, migrations.Server)
+	if err := errors.Join(err, db.Close()); err != nil {
+		return nil, err
+	}
+	return os.ReadFile(url)
+})
 
 func openURL(t testing.TB, backend, url string, now func() time.Time) *sqldb.DB {
 	t.Helper()

@@ -29,6 +29,7 @@ type history struct {
 }
 
 func TestRandomHistories(t *testing.T) {
+	t.Parallel()
 	var accepted, refused atomic.Int64
 	seeds := rounds(25)
 	t.Run("seeds", func(t *testing.T) {

@@ -23,7 +23,8 @@ type gunLock struct {
 	users int           // who has it or waits for it
 }
 
-// lock waits until gun is free or ctx ends, and reports whether it had to wait.
+// lock waits until gun is free or ctx ends, and reports whether somebody else
+// had it, or wanted it, in the meantime.
 // The caller must call unlock once.
 func (l *gunLocks) lock(ctx context.Context, gun tuf.GUN) (unlock func(), waited bool, err error) {
 	l.mu.Lock()
@@ -40,9 +41,15 @@ func (l *gunLocks) lock(ctx context.Context, gun tuf.GUN) (unlock func(), waited
 	g.users++
 	l.mu.Unlock()
 
+	unlock = func() { g.free <- struct{}{}; l.leave(gun, g) }
 	select {
 	case <-g.free:
-		return func() { g.free <- struct{}{}; l.leave(gun, g) }, waited, nil
+		return unlock, waited, nil
+	default: // who came later may have been faster
+	}
+	select {
+	case <-g.free:
+		return unlock, true, nil
 	case <-ctx.Done():
 		l.leave(gun, g)
 		return nil, waited, ctx.Err()

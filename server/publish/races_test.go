@@ -18,7 +18,7 @@ import (
 // rounds is how often something is tried.
 func rounds(n int) int {
 	if raceDetector {
-		return max(n/5, 2)
+		return max(n/8, 2)
 	}
 	return n
 }
@@ -63,6 +63,7 @@ func (s *stack) pair(processes int) [2]*publish.Publisher {
 // Two publishers of the same next version, 200 times: one wins, the other is
 // told so, nothing is lost, and a reader never sees anything but a whole.
 func TestRacingPublishers(t *testing.T) {
+	t.Parallel()
 	bothBackends(t, func(t *testing.T, backend string) {
 		for _, client := range []bool{false, true} {
 			for processes := 1; processes <= 2; processes++ {
@@ -122,6 +123,7 @@ func (s *stack) race(publishers [2]*publish.Publisher, client bool, rounds int) 
 // Eight publishers of eight delegations of one GUN whose snapshot the server
 // makes: all succeed, in every round.
 func TestDelegationsDoNotConflict(t *testing.T) {
+	t.Parallel()
 	bothBackends(t, func(t *testing.T, backend string) {
 		for processes := 1; processes <= 2; processes++ {
 			t.Run(fmt.Sprintf("processes=%d", processes), func(t *testing.T) {
@@ -166,6 +168,7 @@ func TestDelegationsDoNotConflict(t *testing.T) {
 
 // Two owners begin the same GUN: one gets it, the other is told that he is late.
 func TestRacingFirstPublishes(t *testing.T) {
+	t.Parallel()
 	bothBackends(t, func(t *testing.T, backend string) {
 		for processes := 1; processes <= 2; processes++ {
 			s := stackOn(t, backend)
@@ -246,6 +249,7 @@ func TestWaitingPublisherGivesUp(t *testing.T) {
 
 // A deletion in the middle of publishes and renewals leaves a whole GUN or none.
 func TestPublishAgainstDelete(t *testing.T) {
+	t.Parallel()
 	bothBackends(t, func(t *testing.T, backend string) {
 		s := stackOn(t, backend)
 		other := s.replica()
@@ -294,6 +298,7 @@ func TestPublishAgainstDelete(t *testing.T) {
 // Publishing while the timestamp expires: renewals and publishes are built on
 // each other, whoever comes first.
 func TestPublishAgainstRenewal(t *testing.T) {
+	t.Parallel()
 	bothBackends(t, func(t *testing.T, backend string) {
 		s := stackOn(t, backend)
 		other := s.replica()

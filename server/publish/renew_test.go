@@ -96,6 +96,7 @@ func TestTimestampUnexpired(t *testing.T) {
 // All readers who meet an expired timestamp, on two replicas, get the same new
 // one, and it is one version.
 func TestTimestampRenewedOnce(t *testing.T) {
+	t.Parallel()
 	bothBackends(t, func(t *testing.T, backend string) {
 		s := stackOn(t, backend)
 		replica := s.replica()
@@ -356,6 +357,7 @@ func TestRenewHangs(t *testing.T) {
 }
 
 func TestRenewDue(t *testing.T) {
+	t.Parallel()
 	bothBackends(t, func(t *testing.T, backend string) {
 		s := stackOn(t, backend, func(c *publish.Config) { c.RenewPage = 3; c.RenewPause = time.Microsecond })
 		guns := make([]tuf.GUN, 10)
@@ -394,6 +396,7 @@ func TestRenewDue(t *testing.T) {
 
 // When the signer is down the round ends soon, whatever there is to do.
 func TestRenewDueSignerDown(t *testing.T) {
+	t.Parallel()
 	s := newStack(t, func(c *publish.Config) { c.RenewPause = time.Microsecond; c.RenewConcurrency = 1 })
 	for i := range 30 {
 		r := s.repoFor(tuf.GUN(fmt.Sprintf("example.org/%d", i)), false)

@@ -117,6 +117,7 @@ func tamper(role tuf.RoleName, old, new string) func(*stack, *tuftest.Repo) file
 }
 
 func TestRules(t *testing.T) {
+	t.Parallel()
 	for name, rules := range map[string][]rule{
 		"file": fileRules, "root": rootRules, "targets": targetsRules, "snapshot": snapshotRules, "server": serverRules, "repository": repositoryRules,
 	} {

@@ -160,6 +160,7 @@ var deliberate = map[string]string{
 
 // The same verdict, kind and text as upstream's, but where it is on purpose.
 func TestSameAsUpstream(t *testing.T) {
+	t.Parallel()
 	for group, rules := range map[string][]rule{
 		"file": fileRules, "root": rootRules, "targets": targetsRules, "snapshot": snapshotRules, "repository": repositoryRules,
 	} {
