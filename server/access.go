@@ -6,29 +6,23 @@ import (
 	"net/http"
 	"strings"
 
+	"countersign/server/auth"
 	"countersign/tuf"
 )
-
-// An Access is one action on one resource, as bearer tokens name them. In JSON
-// it is the detail of a 401, and its members are upstream's.
-type Access struct {
-	Type   string // "repository" or "registry"
-	Class  string // always ""
-	Name   string // the GUN, or "catalog"
-	Action string // "push", "pull" or "*"
-}
 
 // An AccessFunc returns who sent r, for the log, or an error unless they may do
 // all of need. If the error is a [Challenger], the answer is 401 with that
 // challenge; any other error is a fault of this side. r is only to be read, and
 // not its body.
-type AccessFunc func(r *http.Request, need []Access) (subject string, err error)
+type AccessFunc func(r *http.Request, need []auth.Access) (subject string, err error)
 
 // A Challenger is a refusal that tells the client how to be allowed.
 type Challenger interface {
 	error
 	// Challenge is the value of the header WWW-Authenticate.
 	Challenge() string
+	// Public is what the client may know of the reason; it may be empty.
+	Public() string
 }
 
 // admit checks that the GUN is one that this server can have: a read of any
@@ -71,7 +65,11 @@ func (s *server) authorize(q *request) error {
 	subject, err := s.Access(q.Request, need)
 	q.subject = subject
 	if refusal, ok := errors.AsType[Challenger](err); ok {
-		return fmt.Errorf("%w: %w", answerUnauthorized.with(need), refusal)
+		a := answerUnauthorized.with(need)
+		if public := refusal.Public(); public != "" {
+			a.message += ": " + public
+		}
+		return fmt.Errorf("%w: %w", a, refusal)
 	}
 	if err != nil {
 		return fmt.Errorf("checking access: %w", err)
@@ -81,13 +79,13 @@ func (s *server) authorize(q *request) error {
 
 // required lists what op needs. All that is not about one GUN is for whoever
 // may see the whole catalog.
-func required(op operation, gun string) []Access {
+func required(op operation, gun string) []auth.Access {
 	if gun == "" || actions[op] == nil {
-		return []Access{{Type: "registry", Name: "catalog", Action: "*"}}
+		return []auth.Access{{Type: "registry", Name: "catalog", Action: "*"}}
 	}
-	var need []Access
+	var need []auth.Access
 	for _, action := range actions[op] {
-		need = append(need, Access{Type: "repository", Name: gun, Action: action})
+		need = append(need, auth.Access{Type: "repository", Name: gun, Action: action})
 	}
 	return need
 }

@@ -10,14 +10,16 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"countersign/server"
+	"countersign/server/auth"
 )
 
-func allowAll(*http.Request, []server.Access) (string, error) { return "somebody", nil }
+func allowAll(*http.Request, []auth.Access) (string, error) { return "somebody", nil }
 
 // refusal is what a token check says of a request without a token.
 type refusal struct{ error }
 
 func (refusal) Challenge() string { return `Bearer realm="https://auth.example.org/token"` }
+func (refusal) Public() string    { return "" }
 
 var needed = []call{
 	{method: "GET", target: "/v2/"}, {method: "GET", target: "/nothing"}, {method: "HEAD", target: "/v2/"}, {method: "GET", target: "/v2/_trust/changefeed?records=1"},
@@ -29,9 +31,9 @@ var needed = []call{
 // Section 7: what each route needs.
 func TestNeededAccess(t *testing.T) {
 	var mu sync.Mutex // guards asked
-	asked := map[string][]server.Access{}
+	asked := map[string][]auth.Access{}
 	s := newStack(t, func(c *server.Config) {
-		c.Access = func(r *http.Request, need []server.Access) (string, error) {
+		c.Access = func(r *http.Request, need []auth.Access) (string, error) {
 			mu.Lock()
 			defer mu.Unlock()
 			asked[r.Method+" "+r.URL.Path] = need
@@ -44,14 +46,14 @@ func TestNeededAccess(t *testing.T) {
 	for _, c := range []call{{method: "GET", target: "/metrics"}, {method: "GET", target: "/_notary_server/health"}, {method: "PATCH", target: "/v2/"}, {method: "GET", target: "/v2//"}} {
 		s.do(c)
 	}
-	repository := func(actions ...string) (need []server.Access) {
+	repository := func(actions ...string) (need []auth.Access) {
 		for _, a := range actions {
-			need = append(need, server.Access{Type: "repository", Name: "a/b", Action: a})
+			need = append(need, auth.Access{Type: "repository", Name: "a/b", Action: a})
 		}
 		return need
 	}
-	catalog := []server.Access{{Type: "registry", Name: "catalog", Action: "*"}}
-	want := map[string][]server.Access{
+	catalog := []auth.Access{{Type: "registry", Name: "catalog", Action: "*"}}
+	want := map[string][]auth.Access{
 		"GET /v2/": catalog, "GET /nothing": catalog, "HEAD /v2/": catalog, "GET /v2/_trust/changefeed": catalog,
 		"PUT /v2/a/b/_trust/tuf/":                        catalog,
 		"POST /v2/a/b/_trust/tuf/":                       repository("push", "pull"),
@@ -73,7 +75,7 @@ func TestNeededAccess(t *testing.T) {
 func TestAccessRefused(t *testing.T) {
 	s := newStack(t, func(c *server.Config) {
 		c.Prefixes = []string{"a/"}
-		c.Access = func(*http.Request, []server.Access) (string, error) { return "", refusal{errors.New("no token")} }
+		c.Access = func(*http.Request, []auth.Access) (string, error) { return "", refusal{errors.New("no token")} }
 	})
 	for _, c := range needed {
 		r := s.do(c)
@@ -96,7 +98,7 @@ func TestAccessRefused(t *testing.T) {
 // A check that cannot be made is no refusal: a client must not be told to log in.
 func TestAccessBroken(t *testing.T) {
 	s := newStack(t, func(c *server.Config) {
-		c.Access = func(*http.Request, []server.Access) (string, error) { return "", errors.New("key file is gone") }
+		c.Access = func(*http.Request, []auth.Access) (string, error) { return "", errors.New("key file is gone") }
 	})
 	r := s.get("/v2/")
 	r.want(t, http.StatusInternalServerError, jsonType, `{"errors":[{"code":"UNKNOWN","message":"unknown error","detail":{}}]}`+"\n")

@@ -20,10 +20,10 @@ const module = "countersign"
 // the commit. What follows from it, and what the closure test below proves: the
 // server links no key code, the signer no server code.
 var mayImport = map[string][]string{
-	"cmd/trust-server":    {"certs", "internal/config", "internal/program", "internal/service", "migrations", "server", "server/publish", "signer/rpc", "storage", "storage/metadb", "storage/sqldb", "tuf"},
+	"cmd/trust-server":    {"certs", "internal/config", "internal/program", "internal/service", "migrations", "server", "server/auth", "server/publish", "signer/rpc", "storage", "storage/metadb", "storage/sqldb", "tuf"},
 	"cmd/trust-signer":    {"certs", "internal/config", "internal/program", "internal/service", "migrations", "signer", "signer/rpc", "signer/seal", "storage", "storage/keydb", "storage/sqldb", "tuf"},
 	"cmd/trust-admin":     {"admin", "internal/buildinfo", "internal/config", "internal/service"},
-	"admin":               {"certs", "internal/atomicfile", "internal/config", "migrations", "storage", "storage/keydb", "storage/metadb", "storage/sqldb", "tuf"},
+	"admin":               {"certs", "internal/atomicfile", "internal/config", "migrations", "server/auth", "storage", "storage/keydb", "storage/metadb", "storage/sqldb", "tuf"},
 	"certs":               {"internal/atomicfile"},
 	"internal/archtest":   {},
 	"internal/atomicfile": {},
@@ -35,7 +35,8 @@ var mayImport = map[string][]string{
 	"internal/service":    {},
 	"migrations":          {"storage/sqldb"},
 	"proto":               {},
-	"server":              {"server/publish", "storage", "tuf"},
+	"server":              {"server/auth", "server/publish", "storage", "tuf"},
+	"server/auth":         {},
 	"server/publish":      {"storage", "tuf"},
 	"signer":              {"signer/seal", "storage", "tuf"},
 	"signer/rpc":          {"proto", "storage", "tuf"},
@@ -54,7 +55,7 @@ var mayImport = map[string][]string{
 // mustNotReach lists packages, of this module and others, that a program must
 // not link, directly or through another package of this module.
 var mustNotReach = map[string][]string{
-	"cmd/trust-server": {"signer", "signer/seal", "storage/keydb", "github.com/theupdateframework/notary", "github.com/go-jose/go-jose"},
+	"cmd/trust-server": {"signer", "signer/seal", "storage/keydb", "github.com/theupdateframework/notary", "github.com/go-jose/go-jose/v4/cipher"},
 	"cmd/trust-signer": {"server", "server/publish", "storage/metadb", "github.com/theupdateframework/notary", "github.com/gorilla/mux"},
 	"cmd/trust-admin":  {"github.com/theupdateframework/notary"},
 	"server":           {"database/sql"},
@@ -67,6 +68,10 @@ var only = map[string][]string{
 	"github.com/lib/pq":      {"storage/sqldb", "internal/pgtest"},
 	"modernc.org/sqlite":     {"storage/sqldb"},
 	"github.com/gorilla/mux": {"server"},
+	// Tokens are verified with it, keys unwrapped: nothing else may do either.
+	"github.com/go-jose/go-jose": {"server/auth", "signer/seal"},
+	"golang.org/x/crypto":        {"server/auth"},
+	"golang.org/x/net":           {"signer/rpc"},
 }
 
 // imports parses the sources itself: a test that runs "go list" would be cached

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 )
@@ -147,7 +148,7 @@ func (b *binder) checkTrustService(ts *TrustService) {
 func (b *binder) checkAuth(a *Auth) {
 	const instead = "the server does not start, rather than serve openly to everybody"
 	switch {
-	case a.Type == "" && a.Options != AuthOptions{}:
+	case a.Type == "" && !reflect.ValueOf(a.Options).IsZero():
 		b.fault("auth.type", "auth.options are given, but no type: "+instead, "remove the section auth if clients need not authenticate")
 	case a.Type == "":
 	case a.Type == "token":

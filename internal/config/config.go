@@ -143,6 +143,16 @@ type AuthOptions struct {
 	Issuer         string `json:"issuer" env:"no"`
 	RootCertBundle string `json:"rootcertbundle" env:"no"`
 	Autoredirect   bool   `json:"autoredirect" env:"no" strict:"yes"`
+	// FullAccessActions are actions that together count as "*", which deleting
+	// and rotating need: tokens of Harbor 2.0.6, 2.1.3 and 2.2.0 grant "push",
+	// "pull" and "delete" to those who may do everything. Default: none.
+	FullAccessActions []string `json:"full_access_actions" env:"no"`
+
+	// Path is the file of names and bcrypt hashes, as "htpasswd -B" writes it.
+	// Type "htpasswd" only.
+	Path string `json:"path" path:"config" env:"no"`
+	// Policy is the file that says which users may do what. Type "htpasswd" only.
+	Policy string `json:"policy" path:"config" env:"no"`
 }
 
 // Logging is the section "logging" of both programs.
@@ -219,8 +229,11 @@ type GRPC struct {
 	// ClientCAFile makes clients show a certificate that one of these CAs
 	// (intermediates may stand for themselves) has issued. Without it whoever can
 	// connect can have anything signed.
-	ClientCAFile string     `json:"client_ca_file" path:"config"`
-	Limits       GRPCLimits `json:"limits"`
+	ClientCAFile string `json:"client_ca_file" path:"config"`
+	// ClientNames are the names, one of which a client's certificate must be for.
+	// Default: every certificate that ClientCAFile vouches for will do.
+	ClientNames []string   `json:"client_names"`
+	Limits      GRPCLimits `json:"limits"`
 }
 
 // GRPCLimits is the section "server.limits" of trust-signer.
