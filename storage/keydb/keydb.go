@@ -41,19 +41,15 @@ func (s *Store) Check(ctx context.Context) error {
 
 const columns = `key_id, gun, role, algorithm, public, private, passphrase_alias, encryption_alg, keywrap_alg, created_at, last_used`
 
-func scan(r *sql.Rows) (storage.Key, error) {
-	var (
-		k             storage.Key
-		created, used sql.NullTime
-	)
-	err := r.Scan(&k.ID, &k.GUN, &k.Role, &k.Algorithm, &k.Public, &k.Sealed, &k.Alias, &k.EncryptionAlg, &k.KeywrapAlg, &created, &used)
-	if created.Valid {
-		k.CreatedAt = created.Time.UTC()
-	}
-	if used.Valid {
-		k.LastUsed = used.Time.UTC()
-	}
+func scan(r *sql.Rows) (k storage.Key, err error) {
+	err = r.Scan(fields(&k)...)
 	return k, err
+}
+
+// fields are where columns go.
+func fields(k *storage.Key) []any {
+	return []any{&k.ID, &k.GUN, &k.Role, &k.Algorithm, &k.Public, &k.Sealed, &k.Alias, &k.EncryptionAlg, &k.KeywrapAlg,
+		(*sqldb.Time)(&k.CreatedAt), (*sqldb.Time)(&k.LastUsed)}
 }
 
 // named refuses an empty key ID. Upstream drops the condition then, so that a

@@ -243,10 +243,6 @@ func (s *Store) Due(ctx context.Context, before time.Time, limit int) ([]tuf.GUN
 // due walks from one GUN to the next through the unique index, rather than
 // through all versions of all timestamps.
 func (s *Store) due(ctx context.Context, before time.Time, after tuf.GUN, limit int) ([]tuf.GUN, error) {
-	scanGUN := func(r *sql.Rows) (g tuf.GUN, err error) {
-		err = r.Scan(&g)
-		return g, err
-	}
 	return sqldb.Collect(ctx, s.db, scanGUN, `with recursive g (gun) as (
 			select (select min(f.gun) from tuf_files f where f.gun > $1)
 			union all

@@ -146,6 +146,20 @@ const stampLayout = "2006-01-02 15:04:05.000000"
 // is what PostgreSQL keeps. Upstream wrote the local wall clock there.
 func Stamp(t time.Time) string { return t.UTC().Format(stampLayout) }
 
+// Time scans a column without time zone: UTC, or the zero time for null.
+type Time time.Time
+
+// Scan implements sql.Scanner.
+func (t *Time) Scan(v any) error {
+	var n sql.NullTime
+	err := n.Scan(v)
+	*t = Time{}
+	if n.Valid {
+		*t = Time(n.Time.UTC())
+	}
+	return err
+}
+
 // Now is the time of Config.Now in UTC and whole microseconds, as it will be
 // read back.
 func (db *DB) Now() time.Time { return db.now().UTC().Truncate(time.Microsecond) }
