@@ -2,7 +2,9 @@ package atomicfile_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -84,5 +86,38 @@ func TestFailureLeavesNothing(t *testing.T) {
 	}
 	if err := atomicfile.Write(filepath.Join(dir, "no", "f"), nil, 0o600); err == nil {
 		t.Error("a folder that is not there: no error")
+	}
+}
+
+// TestLink: what is there stays, and nothing is left beside it.
+func TestLink(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "f")
+	for i, content := range []string{"first", "second"} {
+		f, err := atomicfile.Create(path, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Abort()
+		if _, err := f.WriteString(content); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Link(); (err == nil) != (i == 0) || i > 0 && !errors.Is(err, fs.ErrExist) {
+			t.Errorf("%d: %v", i, err)
+		}
+		f.Abort()
+	}
+	abandoned, err := atomicfile.Create(path, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	abandoned.Abort()
+	got, err := os.ReadFile(path)
+	if err != nil || string(got) != "first" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	names, err := os.ReadDir(dir)
+	if err != nil || len(names) != 1 {
+		t.Errorf("left: %v, %v", names, err)
 	}
 }
