@@ -1,0 +1,246 @@
+package archive
+
+import (
+	"archive/tar"
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"countersign/storage"
+)
+
+// An Archive is a file that has proved to be whole. It is not safe for use by
+// several goroutines.
+type Archive struct {
+	Header Header
+	// Digest is the SHA-256 of the archive's list of sums, in hex: it names the
+	// content, whichever copy of it is read.
+	Digest string
+
+	file *os.File
+}
+
+// Open reads all of the archive at path once, and checks every sum and that
+// nothing is missing, doubled or left over. The error wraps ErrCorrupt if
+// something is. It holds one file at a time in memory.
+func Open(path string) (*Archive, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	a := &Archive{file: f}
+	if err := a.verify(); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("reading archive %s: %w", path, err)
+	}
+	return a, nil
+}
+
+// Close closes the file.
+func (a *Archive) Close() error { return a.file.Close() }
+
+// A Files calls f for each file of a repository, in the order of its index.
+type Files func(f func(storage.FileRow) error) error
+
+// Each calls visit for each repository, in the order in which they were
+// written. visit may call files once, or not at all. It ends with the first
+// error of visit.
+func (a *Archive) Each(visit func(r *Repository, files Files) error) error {
+	p, err := a.begin()
+	if err != nil {
+		return err
+	}
+	if _, err := p.header(); err != nil {
+		return err
+	}
+	for {
+		r, err := p.repository()
+		if r == nil || err != nil {
+			return err
+		}
+		used := false
+		files := func(f func(storage.FileRow) error) error {
+			if used {
+				return errors.New("the files of an archive are read once")
+			}
+			used = true
+			return p.files(r, f)
+		}
+		if err := visit(r, files); err != nil {
+			return err
+		}
+		if !used {
+			if err := p.files(r, func(storage.FileRow) error { return nil }); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// verify reads everything, and compares the list of sums with what it has read.
+func (a *Archive) verify() error {
+	p, err := a.begin()
+	if err != nil {
+		return err
+	}
+	if a.Header, err = p.header(); err != nil {
+		return err
+	}
+	seen := map[string]bool{}
+	for {
+		r, err := p.repository()
+		if err != nil {
+			return err
+		}
+		if r == nil {
+			break
+		}
+		if seen[string(r.GUN)] {
+			return corrupt("%s is in it twice", r.GUN)
+		}
+		seen[string(r.GUN)] = true
+		if err := p.files(r, func(storage.FileRow) error { return nil }); err != nil {
+			return err
+		}
+	}
+	// The reader is at the list of sums.
+	if !bytes.Equal(p.last, p.sums.Bytes()) {
+		return corrupt("%s says otherwise: %s", sumsName, difference(p.last, p.sums.Bytes()))
+	}
+	if _, err := p.tar.Next(); err != io.EOF {
+		return corrupt("something follows %s", sumsName)
+	}
+	a.Digest = fmt.Sprintf("%x", sha256.Sum256(p.last))
+	return nil
+}
+
+// difference names the first line in which two lists differ.
+func difference(want, got []byte) string {
+	w, g := strings.Split(string(want), "\n"), strings.Split(string(got), "\n")
+	for i := range g {
+		if i >= len(w) || w[i] != g[i] {
+			_, name, _ := strings.Cut(g[i], "  ")
+			return fmt.Sprintf("%.300q", name)
+		}
+	}
+	return "it lists more than there is"
+}
+
+func corrupt(format string, args ...any) error {
+	return fmt.Errorf("%w: "+format, append([]any{ErrCorrupt}, args...)...)
+}
+
+// A pass is one reading of the archive from its beginning.
+type pass struct {
+	tar  *tar.Reader
+	sums bytes.Buffer // of what has been read
+	last []byte       // the list of sums, once the end is reached
+}
+
+func (a *Archive) begin() (*pass, error) {
+	if _, err := a.file.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	return &pass{tar: tar.NewReader(bufio.NewReaderSize(a.file, 1<<20))}, nil
+}
+
+// next reads the next entry, of at most limit bytes.
+func (p *pass) next(limit int64) (name string, data []byte, err error) {
+	h, err := p.tar.Next()
+	if err == io.EOF {
+		return "", nil, corrupt("it ends before %s: it was not written to its end, or cut", sumsName)
+	}
+	if err != nil {
+		return "", nil, corrupt("%v", err)
+	}
+	if h.Typeflag != tar.TypeReg || h.Size < 0 || h.Size > limit {
+		return "", nil, corrupt("entry %.300q is no plain file of at most %d bytes", h.Name, limit)
+	}
+	// Grown as bytes arrive: a header may claim what is not there.
+	var b bytes.Buffer
+	if _, err := io.Copy(&b, p.tar); err != nil {
+		return "", nil, corrupt("entry %.300q: %v", h.Name, err)
+	}
+	return h.Name, b.Bytes(), nil
+}
+
+func (p *pass) record(name string, data []byte) {
+	fmt.Fprintf(&p.sums, "%x  %s\n", sha256.Sum256(data), name)
+}
+
+func (p *pass) header() (Header, error) {
+	name, data, err := p.next(1 << 20)
+	if err != nil {
+		return Header{}, err
+	}
+	var h Header
+	if name != headerName {
+		return h, corrupt("it does not begin with %s: it is no archive of trust-admin", headerName)
+	}
+	if err := json.Unmarshal(data, &h); err != nil {
+		return h, corrupt("%s: %v", headerName, err)
+	}
+	if h.Format != Format {
+		return h, fmt.Errorf("the archive has format %d, and this program reads format %d: use the release that wrote it (%q)", h.Format, Format, h.Tool)
+	}
+	p.record(name, data)
+	return h, nil
+}
+
+// repository reads the next index, or returns nil at the list of sums.
+func (p *pass) repository() (*Repository, error) {
+	name, data, err := p.next(maxIndex)
+	if err != nil {
+		return nil, err
+	}
+	if name == sumsName {
+		p.last = data
+		return nil, nil
+	}
+	r, err := unmarshalRepository(data)
+	if err != nil {
+		return nil, corrupt("%.300q: %v", name, err)
+	}
+	if name != folder(r.GUN)+indexName {
+		return nil, corrupt("%.300q is the index of %.300q", name, r.GUN)
+	}
+	p.record(name, data)
+	return r, nil
+}
+
+func (p *pass) files(r *Repository, f func(storage.FileRow) error) error {
+	for _, info := range r.Files {
+		name, data, err := p.next(maxData)
+		if err != nil {
+			return err
+		}
+		if want := folder(r.GUN) + fileName(info); name != want || int64(len(data)) != info.Size {
+			return corrupt("%.300q of %d bytes stands where %.300q of %d bytes should", name, len(data), want, info.Size)
+		}
+		p.record(name, data)
+		if err := f(storage.FileRow{FileInfo: info, Data: data}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// strict refuses members that this format does not have: to leave out what a
+// later release has written would be to restore a part.
+func strict(raw []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return err
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return errors.New("something follows")
+	}
+	return nil
+}

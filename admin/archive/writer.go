@@ -1,0 +1,126 @@
+package archive
+
+import (
+	"archive/tar"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash"
+	"time"
+
+	"countersign/internal/atomicfile"
+	"countersign/storage"
+)
+
+// ErrChanged: a repository has changed while it was being archived. To archive
+// it again helps.
+var ErrChanged = errors.New("the repository has changed meanwhile")
+
+// A Writer writes an archive. It is not safe for use by several goroutines. The
+// caller must call Abort in any case; after Close it does nothing.
+type Writer struct {
+	file *atomicfile.File
+	tar  *tar.Writer
+	time time.Time
+	sums []byte
+	sum  hash.Hash
+	seen map[string]bool
+	// What is open: a repository whose files are still to come.
+	open *Repository
+	next int
+}
+
+// Create begins an archive at path, mode 0600. Nothing is there until Close has
+// returned nil.
+func Create(path string, h Header) (*Writer, error) {
+	f, err := atomicfile.Create(path, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	h.Format = Format
+	w := &Writer{file: f, tar: tar.NewWriter(f), time: h.Created, sum: sha256.New(), seen: map[string]bool{}}
+	raw, err := json.MarshalIndent(h, "", " ")
+	if err == nil {
+		err = w.entry(headerName, raw)
+	}
+	if err != nil {
+		w.Abort()
+		return nil, err
+	}
+	return w, nil
+}
+
+// Begin adds a repository. Its files must follow, all of r.Files in that order.
+func (w *Writer) Begin(r *Repository) error {
+	if err := w.complete(); err != nil {
+		return err
+	}
+	raw, err := r.marshal()
+	if err != nil {
+		return err
+	}
+	if len(raw) > maxIndex {
+		return fmt.Errorf("archiving %s: the index takes %d bytes, more than %d", r.GUN, len(raw), maxIndex)
+	}
+	w.open, w.next = r, 0
+	return w.entry(folder(r.GUN)+indexName, raw)
+}
+
+// Add adds the next file of the repository that was begun. The error wraps
+// ErrChanged if it is another.
+func (w *Writer) Add(f storage.FileRow) error {
+	if w.open == nil || w.next == len(w.open.Files) || w.open.Files[w.next] != f.FileInfo || int64(len(f.Data)) != f.Size {
+		return fmt.Errorf("archiving %s version %d: %w", f.Role, f.Version, ErrChanged)
+	}
+	w.next++
+	return w.entry(folder(w.open.GUN)+fileName(f.FileInfo), f.Data)
+}
+
+func (w *Writer) complete() error {
+	if w.open != nil && w.next < len(w.open.Files) {
+		return fmt.Errorf("archiving %s: %d files have gone: %w", w.open.GUN, len(w.open.Files)-w.next, ErrChanged)
+	}
+	return nil
+}
+
+// Close ends the archive and puts it into its place, unless there is a file:
+// then the error wraps fs.ErrExist. Once it has returned nil, the archive
+// survives a power cut.
+func (w *Writer) Close() error {
+	if err := w.complete(); err != nil {
+		return err
+	}
+	if err := w.write(sumsName, w.sums); err != nil {
+		return err
+	}
+	if err := w.tar.Close(); err != nil {
+		return fmt.Errorf("writing the archive: %w", err)
+	}
+	return w.file.Link()
+}
+
+// Abort removes what has been written, unless Close has put it into its place.
+func (w *Writer) Abort() { w.file.Abort() }
+
+func (w *Writer) entry(name string, data []byte) error {
+	if w.seen[name] {
+		return fmt.Errorf("archiving: there are two of %q", name)
+	}
+	w.seen[name] = true
+	w.sum.Reset()
+	w.sum.Write(data)
+	w.sums = fmt.Appendf(w.sums, "%x  %s\n", w.sum.Sum(nil), name)
+	return w.write(name, data)
+}
+
+func (w *Writer) write(name string, data []byte) error {
+	err := w.tar.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Size: int64(len(data)), Mode: 0o600, ModTime: w.time, Format: tar.FormatPAX})
+	if err == nil {
+		_, err = w.tar.Write(data)
+	}
+	if err != nil {
+		return fmt.Errorf("writing the archive: %w", err)
+	}
+	return nil
+}
