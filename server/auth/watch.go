@@ -28,7 +28,8 @@ type watched[T any] struct {
 	log   *slog.Logger
 
 	current atomic.Pointer[T]
-	raw     []byte // what was last looked at, good or bad; only watch writes it
+	raw     []byte // what was last looked at, good or bad; only look changes it
+	told    string // the last error that is in the log, lest each look repeats it
 }
 
 // watch reads the file once. The error names the file.
@@ -67,6 +68,7 @@ func (w *watched[T]) run(ctx context.Context) {
 func (w *watched[T]) look(ctx context.Context) {
 	raw, err := readFile(w.path)
 	if err == nil && bytes.Equal(raw, w.raw) {
+		w.told = ""
 		return
 	}
 	var v T
@@ -75,9 +77,13 @@ func (w *watched[T]) look(ctx context.Context) {
 		v, err = w.parse(raw)
 	}
 	if err != nil {
-		w.log.ErrorContext(ctx, "a file cannot be used; what it said before stays in force", "path", w.path, "error", err)
+		if w.told != err.Error() {
+			w.told = err.Error()
+			w.log.ErrorContext(ctx, "a file cannot be used; what it said before stays in force", "path", w.path, "error", err)
+		}
 		return
 	}
+	w.told = ""
 	w.current.Store(&v)
 	w.log.WarnContext(ctx, "a file was read anew", "path", w.path)
 }
