@@ -22,28 +22,30 @@ import (
 // An engine is a docker daemon and a registry on loopback, with everything in
 // temporary directories and no network of its own.
 type engine struct {
+	dir      string
 	socket   string
 	registry string // host:port
 }
 
-// newEngine starts a daemon and a registry and ends them with the test.
-func newEngine(t testing.TB) *engine {
+// newEngine starts a daemon, with more in its environment, and a registry that
+// is open to all, and ends them with the test.
+func newEngine(t testing.TB, env ...string) *engine {
 	t.Helper()
 	// Not t.TempDir: a socket's path must stay under 108 bytes.
 	dir, err := os.MkdirTemp("", "countersign-docker-")
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := &engine{socket: filepath.Join(dir, "d.sock")}
+	e := &engine{dir: dir, socket: filepath.Join(dir, "d.sock")}
 	daemon := exec.Command("dockerd", "--data-root="+filepath.Join(dir, "data"), "--exec-root="+filepath.Join(dir, "exec"),
 		"--pidfile="+filepath.Join(dir, "pid"), "--config-file="+filepath.Join(dir, "none.json"), "--host=unix://"+e.socket,
 		"--bridge=none", "--iptables=false", "--ip6tables=false", "--storage-driver=vfs", "--log-level=error")
-	daemon.Env = append(os.Environ(), "HOME="+dir)
+	daemon.Env = append(append(os.Environ(), "HOME="+dir), env...)
 	if err := os.WriteFile(filepath.Join(dir, "none.json"), []byte("{}"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	d := e.launch(t, dir, "dockerd", daemon)
-	e.launchRegistry(t, dir)
+	e.registry = e.launchRegistry(t, "registry", "")
 	if err := waitFor(60*time.Second, "the docker daemon", func() error {
 		if !d.running() {
 			return fmt.Errorf("it has ended:\n%s", d.tail(20))
@@ -82,19 +84,22 @@ func (e *engine) launch(t testing.TB, dir, name string, cmd *exec.Cmd) *process 
 	return p
 }
 
-func (e *engine) launchRegistry(t testing.TB, dir string) {
+// launchRegistry starts a registry with more lines in its configuration, and
+// returns its address. What it stores is under its name.
+func (e *engine) launchRegistry(t testing.TB, name, more string) string {
 	t.Helper()
-	e.registry = "localhost:" + strconv.Itoa(port(t))
-	config := filepath.Join(dir, "registry.yml")
-	text := fmt.Sprintf("version: 0.1\nlog:\n  level: error\n  accesslog:\n    disabled: true\nstorage:\n  filesystem:\n    rootdirectory: %s\nhttp:\n  addr: %s\n",
-		filepath.Join(dir, "registry"), strings.Replace(e.registry, "localhost", "127.0.0.1", 1))
+	n := port(t)
+	config := filepath.Join(e.dir, name+".yml")
+	text := fmt.Sprintf("version: 0.1\nlog:\n  level: error\n  accesslog:\n    disabled: true\nstorage:\n  filesystem:\n    rootdirectory: %s\nhttp:\n  addr: %s\n%s",
+		filepath.Join(e.dir, name), loopback(n), more)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p := e.launch(t, dir, "docker-registry", exec.Command("docker-registry", "serve", config))
-	if err := waitForPort(p, e.registry, 30*time.Second); err != nil {
+	p := e.launch(t, e.dir, "docker-"+name, exec.Command("docker-registry", "serve", config))
+	if err := waitForPort(p, loopback(n), 30*time.Second); err != nil {
 		t.Fatal(err)
 	}
+	return "localhost:" + strconv.Itoa(n)
 }
 
 // dockerClients are the docker commands of this machine that know content trust:

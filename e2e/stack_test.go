@@ -67,6 +67,7 @@ type stack struct {
 	signer             *process
 	servers            []*process
 	started            []*process // everything ever started, for the logs
+	secrets            []string   // what else no log of ours may hold
 }
 
 // newStack starts a stack and ends it with the test. A program of ours that
@@ -150,7 +151,11 @@ func (s *stack) writeSignerConfig() {
 
 func (s *stack) writeServerConfig(i int) {
 	s.t.Helper()
-	s.writeConfig(serverConfigName(i), object{
+	s.writeConfig(serverConfigName(i), s.serverConfig(i))
+}
+
+func (s *stack) serverConfig(i int) object {
+	return object{
 		"server": object{"http_addr": s.serverAddr(i), "tls_cert_file": "server.crt", "tls_key_file": "server.key"},
 		"trust_service": object{
 			"type": "remote", "hostname": "localhost", "port": strconv.Itoa(s.signerPort), "key_algorithm": "ecdsa",
@@ -158,7 +163,20 @@ func (s *stack) writeServerConfig(i int) {
 		},
 		"storage": object{"backend": s.cfg.backend, "db_url": s.serverDB},
 		"logging": object{"level": "info"},
-	})
+	}
+}
+
+// addServer starts one more server on the stack's database and signer, with that
+// section "auth", and returns its number.
+func (s *stack) addServer(of impl, auth object) int {
+	s.t.Helper()
+	i := len(s.servers)
+	s.serverPorts, s.servers = append(s.serverPorts, port(s.t)), append(s.servers, nil)
+	cfg := s.serverConfig(i)
+	cfg["auth"] = auth
+	s.writeConfig(serverConfigName(i), cfg)
+	s.startServerOf(of, i)
+	return i
 }
 
 func serverConfigName(i int) string { return fmt.Sprintf("server%d.json", i) }
@@ -219,24 +237,14 @@ func (s *stack) startSigner() {
 }
 
 // startServer starts server i and waits until it answers.
-func (s *stack) startServer(i int) {
+func (s *stack) startServer(i int) { s.t.Helper(); s.startServerOf(s.cfg.server, i) }
+
+func (s *stack) startServerOf(of impl, i int) {
 	s.t.Helper()
-	p := s.run(s.cfg.server, "server", fmt.Sprintf("server%d-%s", i, s.cfg.server), serverConfigName(i))
+	p := s.run(of, "server", fmt.Sprintf("server%d-%s", i, of), serverConfigName(i))
 	s.servers[i] = p
 	if err := waitForPort(p, s.serverAddr(i), 20*time.Second); err != nil {
 		s.t.Fatal(err)
-	}
-}
-
-// restartAs ends both programs and starts those of the given makers on the same
-// databases and configuration files.
-func (s *stack) restartAs(server, signer impl) {
-	s.t.Helper()
-	s.stopAll()
-	s.cfg.server, s.cfg.signer = server, signer
-	s.startSigner()
-	for i := range s.servers {
-		s.startServer(i)
 	}
 }
 
@@ -277,7 +285,7 @@ func (s *stack) inspectLog(p *process) {
 	if err != nil {
 		s.t.Error(err)
 	}
-	for _, word := range []string{"panic", "fatal error:", "DATA RACE", signerPassphrase, pgtest.Password, url.QueryEscape(pgtest.Password), "PRIVATE KEY"} {
+	for _, word := range append(s.secrets, "panic", "fatal error:", "DATA RACE", signerPassphrase, pgtest.Password, url.QueryEscape(pgtest.Password), "PRIVATE KEY") {
 		if bytes.Contains(raw, []byte(word)) {
 			s.t.Errorf("the log of %s holds %q", p.name, word)
 		}
