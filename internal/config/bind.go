@@ -76,11 +76,35 @@ func (b *binder) bind(v reflect.Value, n *node, prefix string) {
 			continue
 		}
 		remedy := "remove it"
-		if near := nearest(name, known); near != "" {
-			remedy = fmt.Sprintf("did you mean %q?", prefix+near)
+		if meant := meant(name, prefix, n, known); meant != "" {
+			remedy = fmt.Sprintf("did you mean %q? If not, remove it", meant)
 		}
 		b.report.Faults = append(b.report.Faults, Fault{Key: prefix + n.fields[name].key, Problem: "there is no such setting", Remedy: remedy})
 	}
+}
+
+// confused are keys that deployments have, which upstream ignores without a
+// word, and what they hoped for.
+var confused = map[string]string{
+	"trust_service.tls_cert_file": "trust_service.tls_client_cert",
+	"trust_service.tls_key_file":  "trust_service.tls_client_key",
+	"server.addr":                 "server.http_addr",
+	"storage.type":                "storage.backend",
+}
+
+// meant is the full key that an unknown one was likely meant to be, or "": one
+// that the file does not give yet, if there is one.
+func meant(name, prefix string, n *node, known []string) string {
+	missing := slices.DeleteFunc(slices.Clone(known), func(k string) bool { return n.fields[k] != nil })
+	if key, ok := strings.CutPrefix(confused[prefix+name], prefix); ok && slices.Contains(missing, key) {
+		return prefix + key
+	}
+	for _, names := range [][]string{missing, known} {
+		if near := nearest(name, names); near != "" {
+			return prefix + near
+		}
+	}
+	return ""
 }
 
 // bindFields fills the fields, those of embedded structs too, and returns their keys.

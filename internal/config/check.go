@@ -8,7 +8,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"reflect"
 	"slices"
 	"strings"
 )
@@ -80,10 +79,26 @@ func (b *binder) checkSigner(cfg *Signer) {
 	} else {
 		b.checkPair("server.tls_cert_file", s.TLSCertFile, "server.tls_key_file", s.TLSKeyFile, "give both")
 	}
+	b.checkNames(s)
 	b.checkLimits("server.limits.", map[string]limit{"connections": {s.Limits.Connections, maxConnections}})
 	b.checkStorage(&cfg.Storage.Storage, "trust-signer.db")
 	b.checkLogging(&cfg.Logging)
 	b.checkAlias(cfg)
+}
+
+// checkNames refuses an allow-list that allows all, or nobody.
+func (b *binder) checkNames(s *GRPC) {
+	const key = "server.client_names"
+	switch {
+	case s.ClientNames == nil:
+	case len(s.ClientNames) == 0:
+		b.fault(key, "the list is empty, so nobody could connect", "name those who may, or remove it if every certificate that server.client_ca_file vouches for will do")
+	case slices.ContainsFunc(s.ClientNames, func(name string) bool { return strings.TrimSpace(name) == "" }):
+		b.fault(key, "a name in the list is empty", "remove it")
+	case s.ClientCAFile == "":
+		b.fault(key, "names are looked for in client certificates, and without server.client_ca_file nobody has to show one",
+			"give server.client_ca_file too, or remove it")
+	}
 }
 
 // checkAlias settles the default alias, and looks whether it has a passphrase.
@@ -141,23 +156,6 @@ func (b *binder) checkTrustService(ts *TrustService) {
 	}
 	b.checkPair("trust_service.tls_client_cert", ts.TLSClientCert, "trust_service.tls_client_key", ts.TLSClientKey,
 		"give both, or neither if the signer asks for no client certificate")
-}
-
-// checkAuth refuses what is not there yet. Upstream serves openly, without a
-// word, under any type that it does not know.
-func (b *binder) checkAuth(a *Auth) {
-	const instead = "the server does not start, rather than serve openly to everybody"
-	switch {
-	case a.Type == "" && !reflect.ValueOf(a.Options).IsZero():
-		b.fault("auth.type", "auth.options are given, but no type: "+instead, "remove the section auth if clients need not authenticate")
-	case a.Type == "":
-	case a.Type == "token":
-		b.fault("auth.type", "token authentication is not yet available: "+instead,
-			"remove the section auth, and keep strangers out by other means (loopback, firewall, a proxy that authenticates)")
-	default:
-		b.fault("auth.type", "this type of authentication is not known: "+instead,
-			"remove the section auth, and keep strangers out by other means (loopback, firewall, a proxy that authenticates)")
-	}
 }
 
 func (b *binder) checkLogging(l *Logging) {
@@ -232,6 +230,10 @@ func (b *binder) checkPaths() {
 		if err == nil {
 			continue
 		}
+		if p.key == rootCertBundle {
+			b.faultBundle(p.path, err)
+			continue
+		}
 		problem := fmt.Sprintf("reading %s: %v", p.path, bare(err))
 		remedy := ""
 		if written := b.given[p.key].value; written != "" && !filepath.IsAbs(written) {
@@ -239,6 +241,18 @@ func (b *binder) checkPaths() {
 		}
 		b.fault(p.key, problem, remedy)
 	}
+}
+
+// rootCertBundle is the only path that is relative to the working directory, as
+// upstream's is.
+const rootCertBundle = "auth.options.rootcertbundle"
+
+func (b *binder) faultBundle(path string, err error) {
+	remedy := ""
+	if abs, absErr := filepath.Abs(path); absErr == nil && abs != path {
+		path, remedy = abs, "this path alone is relative to the working directory; write it in full"
+	}
+	b.fault(rootCertBundle, fmt.Sprintf("unable to open token auth root certificate bundle file %s: %v", path, bare(err)), remedy)
 }
 
 // validPrefix is upstream's rule for repositories.gun_prefixes.

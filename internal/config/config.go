@@ -128,30 +128,42 @@ type RethinkDB struct {
 
 // Auth is the section "auth" of trust-server.
 type Auth struct {
-	// Type asks for client authentication. No type is served yet, so whatever is
-	// given stops the start: what looks protected must not be open.
+	// Type is "token", "htpasswd", or "" for no client authentication. Anything
+	// else stops the start: what looks protected must not be open.
 	Type string `json:"type"`
 	// Options are taken from the file alone.
 	Options AuthOptions `json:"options" env:"no"`
 }
 
-// AuthOptions is the section "auth.options". A relative RootCertBundle is
-// relative to the working directory, unlike all other paths.
+// AuthOptions is the section "auth.options". An option of the other type is a
+// fault.
 type AuthOptions struct {
-	Realm          string `json:"realm" env:"no"`
-	Service        string `json:"service" env:"no"`
-	Issuer         string `json:"issuer" env:"no"`
+	// Realm, for type "token", is the URL of the token service, which clients are
+	// sent to; required. For type "htpasswd" it is the name under which clients
+	// ask for the password; default "Countersign".
+	Realm string `json:"realm" env:"no"`
+	// Service is the audience of the tokens, Issuer who makes them. Required for
+	// type "token".
+	Service string `json:"service" env:"no"`
+	Issuer  string `json:"issuer" env:"no"`
+	// RootCertBundle is the file of the certificates, PEM, of the keys that sign
+	// tokens. Unlike all other paths it is relative to the working directory.
+	// Required for type "token".
 	RootCertBundle string `json:"rootcertbundle" env:"no"`
-	Autoredirect   bool   `json:"autoredirect" env:"no" strict:"yes"`
+	// Autoredirect sends clients to https://HOST/auth/token instead of Realm,
+	// HOST being the one that the client asks for. Type "token" only. Default false.
+	Autoredirect bool `json:"autoredirect" env:"no" strict:"yes"`
 	// FullAccessActions are actions that together count as "*", which deleting
 	// and rotating need: tokens of Harbor 2.0.6, 2.1.3 and 2.2.0 grant "push",
-	// "pull" and "delete" to those who may do everything. Default: none.
+	// "pull" and "delete" to those who may do everything. Type "token" only.
+	// Default: none.
 	FullAccessActions []string `json:"full_access_actions" env:"no"`
 
 	// Path is the file of names and bcrypt hashes, as "htpasswd -B" writes it.
-	// Type "htpasswd" only.
+	// Required for type "htpasswd".
 	Path string `json:"path" path:"config" env:"no"`
-	// Policy is the file that says which users may do what. Type "htpasswd" only.
+	// Policy is the file that says which users may do what. Required for
+	// type "htpasswd".
 	Policy string `json:"policy" path:"config" env:"no"`
 }
 
@@ -221,6 +233,8 @@ type Signer struct {
 type GRPC struct {
 	// GRPCAddr is the host:port to listen on, for example ":7899". Required.
 	GRPCAddr string `json:"grpc_addr"`
+	// HTTPAddr stands in the file of Docker's official image. It warns and does nothing.
+	HTTPAddr string `json:"http_addr" retired:"signers have had no HTTP interface since Notary 0.4"`
 	// TLSCertFile and TLSKeyFile are the certificate chain and the private key,
 	// PEM, not encrypted. Required. The signer looks for changes every
 	// 5 seconds.
@@ -231,7 +245,8 @@ type GRPC struct {
 	// connect can have anything signed.
 	ClientCAFile string `json:"client_ca_file" path:"config"`
 	// ClientNames are the names, one of which a client's certificate must be for.
-	// Default: every certificate that ClientCAFile vouches for will do.
+	// Needs ClientCAFile. Default: every certificate that ClientCAFile vouches for
+	// will do.
 	ClientNames []string   `json:"client_names"`
 	Limits      GRPCLimits `json:"limits"`
 }

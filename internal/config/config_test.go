@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -230,11 +229,6 @@ func TestFaults(t *testing.T) {
 		"URI without folder":     {"storage", tree{"backend": "sqlite3", "db_url": "file:///no/such/x.db"}, "storage.db_url", "the folder of the database file cannot be used"},
 		"SQLite below a file":    {"storage", tree{"backend": "sqlite3", "db_url": "config.json/x.db"}, "storage.db_url", "not a directory"},
 		"negative connections":   {"storage.max_open_conns", -1, "", "must not be negative"},
-		"token":                  {"auth", tree{"type": "token", "options": tree{"realm": "r"}}, "auth.type", "not yet available: the server does not start, rather than serve openly"},
-		"other authentication":   {"auth.type", "Token", "", "is not known: the server does not start, rather than serve openly"},
-		"options without a type": {"auth.options.realm", "r", "auth.type", "rather than serve openly"},
-		"options, wrong shape":   {"auth.options", "x", "", "must be an object"},
-		"quoted autoredirect":    {"auth.options.autoredirect", "true", "", "without quotes"},
 		"numeric level":          {"logging.level", 2, "", "not a valid log level"},
 		"unknown level":          {"logging.level", "loud", "", "panic, fatal, error"},
 		"unknown format":         {"logging.format", "xml", "", "json, logfmt, text"},
@@ -253,6 +247,7 @@ func TestFaults(t *testing.T) {
 		"unknown section":        {"servers", tree{}, "", `did you mean "server"?`},
 		"unknown key":            {"server.http_adr", "x", "", `did you mean "server.http_addr"?`},
 		"unlike any key":         {"logging.colour", "blue", "", "no such setting"},
+		"another missing key":    {"trust_service.tls_cert_file", "x", "", `did you mean "trust_service.tls_client_cert"?`},
 		"unknown deep key":       {"reporting.bugsnag.apikey", "x", "", `did you mean "reporting.bugsnag.api_key"?`},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -269,7 +264,7 @@ func TestAllFaultsAtOnce(t *testing.T) {
 	v := validServer()
 	for key, value := range map[string]any{
 		"server.http_addr": "nowhere", "server.tls_cert_file": "no.crt", "trust_service.key_algorithm": "dsa", "storage.backend": "oracle",
-		"auth.type": "htpasswd", "logging.level": "loud", "caching.max_age.current_metadata": "soon", "colour": "blue",
+		"auth.type": "basic", "logging.level": "loud", "caching.max_age.current_metadata": "soon", "colour": "blue",
 	} {
 		v = set(v, key, value)
 	}
@@ -294,11 +289,6 @@ func TestAllFaultsAtOnce(t *testing.T) {
 			t.Errorf("%q is missing from\n%s", want, text)
 		}
 	}
-}
-
-func TestAuthFromEnvironmentRefused(t *testing.T) {
-	_, r := loadServer(t, validServer(), "NOTARY_SERVER_AUTH_TYPE=token")
-	wantFault(t, r, "auth.type", "from NOTARY_SERVER_AUTH_TYPE")
 }
 
 func TestRetiredKeysWarn(t *testing.T) {
@@ -349,86 +339,5 @@ func TestSecretsAreNotTold(t *testing.T) {
 				t.Errorf("the secret is told: %v", r.Err())
 			}
 		})
-	}
-}
-
-// upstreamFixtures is the folder of upstream's sample configurations.
-func upstreamFixtures(t *testing.T) string {
-	t.Helper()
-	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/theupdateframework/notary").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return filepath.Join(strings.TrimSpace(string(out)), "fixtures")
-}
-
-func TestUpstreamSamples(t *testing.T) {
-	dir := upstreamFixtures(t)
-	for file, want := range map[string][]string{
-		"server-config.postgres.json": nil,
-		"server-config.sqlite.json":   nil,
-		"server-config-local.json":    nil, // its backend is memory
-		"server-config.json":          {"storage.backend"},
-		"server-config.rethink.json":  {"storage.backend"},
-	} {
-		cfg, r := config.LoadServer(filepath.Join(dir, file), nil)
-		if diff := cmp.Diff(want, faultKeys(r)); diff != "" {
-			t.Errorf("%s: settings at fault (-want +got):\n%s%v", file, diff, r.Err())
-		}
-		if got, want := cfg.TrustService.TLSClientCert, filepath.Join(dir, "notary-server.crt"); got != want {
-			t.Errorf("%s: client certificate %s, want %s", file, got, want)
-		}
-	}
-	env := []string{"NOTARY_SIGNER_DEFAULT_ALIAS=timestamp_1", "NOTARY_SIGNER_TIMESTAMP_1=testpassword"}
-	for file, want := range map[string][]string{
-		"signer-config.postgres.json": nil,
-		"signer-config-local.json":    nil,
-		"signer-config.json":          {"storage.backend"},
-		"signer-config.rethink.json":  {"storage.backend"},
-	} {
-		cfg, r := config.LoadSigner(filepath.Join(dir, file), env)
-		if diff := cmp.Diff(want, faultKeys(r)); diff != "" {
-			t.Errorf("%s: settings at fault (-want +got):\n%s%v", file, diff, r.Err())
-		}
-		if cfg.Storage.DefaultAlias != "timestamp_1" {
-			t.Errorf("%s: default alias %q", file, cfg.Storage.DefaultAlias)
-		}
-	}
-}
-
-func TestHarborFiles(t *testing.T) {
-	dir := t.TempDir()
-	for _, name := range []string{"notary-signer-ca.crt", "notary-signer.crt", "notary-signer.key"} {
-		write(t, filepath.Join(dir, name), "any")
-	}
-	for _, name := range []string{"server-config.postgres.json", "signer-config.postgres.json"} {
-		raw, err := os.ReadFile(filepath.Join("testdata/harbor", name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		write(t, filepath.Join(dir, name), string(raw))
-	}
-	env := []string{
-		"MIGRATIONS_PATH=migrations/server/postgresql", "DB_URL=postgres://other@db/x", "SERVICE_NAME=notary_server",
-		"NOTARY_SIGNER_DEFAULTALIAS=Ab3dEf9h",
-	}
-	server, r := config.LoadServer(filepath.Join(dir, "server-config.postgres.json"), env)
-	wantFault(t, r, "auth.type", "token authentication is not yet available")
-	want := config.AuthOptions{Realm: "https://harbor.example.com/service/token", Service: "harbor-notary", Issuer: "harbor-token-issuer", RootCertBundle: "/etc/notary/root.crt"}
-	if diff := cmp.Diff(want, server.Auth.Options); diff != "" {
-		t.Errorf("auth.options (-want +got):\n%s", diff)
-	}
-	if !strings.HasPrefix(server.Storage.DBURL, "postgres://server:password@postgresql:5432/notaryserver") {
-		t.Error("DB_URL beat the file")
-	}
-
-	signer, r := config.LoadSigner(filepath.Join(dir, "signer-config.postgres.json"), env)
-	wantClean(t, r)
-	if len(r.Warnings) > 0 {
-		t.Errorf("warnings: %q", r.Warnings)
-	}
-	pass, err := signer.Passphrases.Passphrase(signer.Storage.DefaultAlias)
-	if err != nil || pass != "Ab3dEf9h" {
-		t.Errorf("passphrase %q, %v", pass, err)
 	}
 }

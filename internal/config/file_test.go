@@ -50,6 +50,7 @@ func TestUnreadableFile(t *testing.T) {
 		"empty":              {"t.json", "", "unexpected EOF"},
 		"cut short":          {"t.json", "{\n\"server\":", "line 2: unexpected EOF"},
 		"not JSON":           {"t.json", "{\n\n server: x}", "line 3: invalid character"},
+		"a comma too many":   {"t.json", "{\n\"a\": 1,\n}", "a comma in front of it may be one too many"},
 		"YAML":               {"t.yml", "server:\n  http_addr: x\n", "only JSON is read, whatever the extension (.yml) says"},
 		"a list":             {"t.json", "[]", "holds no JSON object"},
 		"more behind it":     {"t.json", "{} {}", "stands behind"},

@@ -69,6 +69,8 @@ func load(cfg any, path, prefix string, environ []string) *binder {
 		remedy := ""
 		if ext := filepath.Ext(file); ext != ".json" {
 			remedy = fmt.Sprintf("only JSON is read, whatever the extension (%s) says", ext)
+		} else if strings.HasSuffix(err.Error(), "looking for beginning of object key string") {
+			remedy = "a comma in front of it may be one too many, or the key lacks its quotes" // upstream's documentation has such a comma
 		}
 		return fault(fmt.Sprintf("reading %s: %v", file, err), remedy)
 	}
@@ -89,6 +91,10 @@ func (b *binder) misspelt(t reflect.Type, alias string) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(b.env)) {
 		rest, ours := strings.CutPrefix(name, b.prefix+"_")
+		if option, ok := strings.CutPrefix(rest, "AUTH_OPTIONS_"); ours && ok && b.prefix == serverPrefix && b.env[name] != "" {
+			b.report.Warnings = append(b.report.Warnings, fmt.Sprintf("the variable %s is not used: auth.options.%s can be given in the file alone", name, strings.ToLower(option)))
+			continue
+		}
 		if !ours || slices.Contains(known, rest) || name == b.variable(alias) {
 			continue
 		}

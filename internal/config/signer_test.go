@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"countersign/internal/config"
 )
 
@@ -26,7 +28,10 @@ func TestSignerFaults(t *testing.T) {
 		"no address":            {"server.grpc_addr", nil, "", ":7899"},
 		"no certificate":        {"server.tls_cert_file", nil, "", "missing beside server.tls_key_file"},
 		"no key":                {"server.tls_key_file", nil, "", "missing beside server.tls_cert_file"},
-		"the server's key":      {"server.http_addr", ":1", "", "no such setting"},
+		"the server's key":      {"caching.max_age", tree{}, "caching", "no such setting"},
+		"names without CA":      {"server.client_names", []string{"trust-server"}, "", "without server.client_ca_file nobody has to show one"},
+		"no name at all":        {"server.client_names", []string{}, "", "nobody could connect"},
+		"an empty name":         {"server.client_names", []string{"trust-server", " "}, "", "a name in the list is empty"},
 		"a section of another":  {"trust_service.type", "remote", "trust_service", "no such setting"},
 		"no alias":              {"storage.default_alias", nil, "", "must provide a default alias for the key DB"},
 		"alias too long":        {"storage.default_alias", strings.Repeat("a", 51), "", "50 bytes"},
@@ -48,6 +53,28 @@ func TestSignerFaults(t *testing.T) {
 	v := set(set(validSigner(t, dir), "server.tls_cert_file", nil), "server.tls_key_file", nil)
 	_, r := loadSigner(t, dir, v, passphrase)
 	wantFault(t, r, "server.tls_cert_file", "speaks TLS only")
+}
+
+func TestClientNames(t *testing.T) {
+	dir := t.TempDir()
+	valid := set(validSigner(t, dir), "server.client_ca_file", "signer.crt")
+	for name, c := range map[string]struct {
+		value any
+		env   string
+		want  []string
+	}{
+		"none":                   {nil, "", nil},
+		"a list":                 {[]string{"trust-server", "10.0.0.7"}, "", []string{"trust-server", "10.0.0.7"}},
+		"a string":               {" trust-server\t10.0.0.7 ", "", []string{"trust-server", "10.0.0.7"}},
+		"the environment's":      {nil, "NOTARY_SIGNER_SERVER_CLIENT_NAMES=a b", []string{"a", "b"}},
+		"which beats the file's": {[]string{"c"}, "NOTARY_SIGNER_SERVER_CLIENT_NAMES=a b", []string{"a", "b"}},
+	} {
+		cfg, r := loadSigner(t, dir, set(valid, "server.client_names", c.value), passphrase, c.env)
+		wantClean(t, r)
+		if diff := cmp.Diff(c.want, cfg.Server.ClientNames); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
 }
 
 func TestDefaultAlias(t *testing.T) {
