@@ -49,7 +49,7 @@ func serve(m *material) *served {
 	}
 	s.https = base
 	s.signer = base.Clone()
-	s.signer.NextProtos = []string{"h2"}
+	s.signer.NextProtos = []string{"h2", "http/1.1"}
 	return s
 }
 
@@ -60,10 +60,20 @@ func (s *Store) HTTPS() *tls.Config {
 	return s.server(func(c *served) *tls.Config { return c.https })
 }
 
-// Signer is the configuration of the signer's gRPC listener, with ALPN "h2"
-// and the same rule for clients.
-func (s *Store) Signer() *tls.Config {
-	return s.server(func(c *served) *tls.Config { return c.signer })
+// Signer is the configuration of the signer's gRPC listener, with ALPN "h2",
+// "http/1.1" for those who probe the port, and the same rule for clients. If
+// names are given, a client's certificate must also be for one of them: a DNS
+// name, URI, IP or e-mail address among its subject alternative names, or its
+// common name if it has none of these. Names without a CA file let nobody in.
+func (s *Store) Signer(names ...string) *tls.Config {
+	return s.server(func(c *served) *tls.Config {
+		if len(names) == 0 || c.signer == nil {
+			return c.signer
+		}
+		signer := c.signer.Clone()
+		signer.VerifyConnection = allowOnly(names)
+		return signer
+	})
 }
 
 func (s *Store) server(pick func(*served) *tls.Config) *tls.Config {

@@ -106,7 +106,7 @@ func (d *daemon) serve(ctx context.Context) error {
 		return err
 	}
 	d.keys.Store(keys)
-	srv, err := rpc.NewServer(rpc.ServerConfig{Keys: keys, Health: keys.Health, TLS: d.tls.Signer(), Log: d.Log, Registerer: d.metrics})
+	srv, err := rpc.NewServer(rpc.ServerConfig{Keys: keys, Health: keys.Health, TLS: d.tls.Signer(d.cfg.Server.ClientNames...), Log: d.Log, Registerer: d.metrics})
 	if err != nil {
 		return err
 	}

@@ -11,7 +11,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 
@@ -40,9 +39,11 @@ type ServerConfig struct {
 	// Required.
 	Health func(context.Context) error
 	// TLS holds the certificate, and whether clients must show one. Required.
+	// Without NextProtos it offers HTTP/2 and HTTP/1.1.
 	TLS *tls.Config
 	// Log gets one line per failed RPC, and at level debug per RPC: method,
-	// code, request_id, never a message. nil means slog.Default().
+	// code, request_id, never a message; and a line for failed handshakes, at
+	// most one a second. nil means slog.Default().
 	Log *slog.Logger
 	// Registerer gets the metrics. nil means that there are none.
 	Registerer prometheus.Registerer
@@ -50,7 +51,8 @@ type ServerConfig struct {
 	Now func() time.Time
 }
 
-// A Server serves one KeyService and its health over TLS.
+// A Server serves one KeyService and its health over TLS. Requests over HTTP that
+// are not gRPC's get a 200 and a short text: whoever probes finds it alive.
 type Server struct {
 	grpc   *grpc.Server
 	health *healthPoller
@@ -79,7 +81,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	i := &interceptor{log: cfg.Log, now: cfg.Now, metrics: m}
 	s := &Server{
 		grpc: grpc.NewServer(
-			grpc.Creds(credentials.NewTLS(cfg.TLS)),
+			grpc.Creds(newServerCredentials(cfg.TLS, cfg.Log, cfg.Now)),
 			grpc.MaxRecvMsgSize(MaxMessage),
 			grpc.MaxSendMsgSize(MaxMessage),
 			grpc.MaxHeaderListSize(maxHeaderBytes),
