@@ -106,3 +106,31 @@ func TestAccessBroken(t *testing.T) {
 		t.Error("there is a challenge")
 	}
 }
+
+// Who cannot be looked at now is to come again, not to log in.
+func TestAccessBusy(t *testing.T) {
+	s := newStack(t, func(c *server.Config) {
+		c.Access = func(*http.Request, []auth.Access) (string, error) { return "", auth.ErrBusy }
+	})
+	for _, c := range needed {
+		r := s.do(c)
+		if r.status != http.StatusServiceUnavailable || r.header.Get("Retry-After") == "" || r.header.Get("Www-Authenticate") != "" {
+			t.Errorf("%s %s: %d %v", c.method, c.target, r.status, r.header)
+		}
+	}
+}
+
+// wordy is a refusal that says more than an answer can hold.
+type wordy struct{ refusal }
+
+func (wordy) Public() string { return strings.Repeat("\x01", 5000) }
+
+func TestAccessRefusedAtLength(t *testing.T) {
+	s := newStack(t, func(c *server.Config) {
+		c.Access = func(*http.Request, []auth.Access) (string, error) { return "", wordy{refusal{errors.New("no")}} }
+	})
+	r := s.get("/v2/")
+	if r.status != http.StatusUnauthorized || len(r.body) > server.MaxErrorBody || !strings.Contains(string(r.body), `"message":"authentication required: `) {
+		t.Errorf("%d with %d bytes: %.100s", r.status, len(r.body), r.body)
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"countersign/server/auth"
 	"countersign/server/publish"
 	"countersign/storage"
 	"countersign/tuf"
@@ -106,6 +107,7 @@ var wire = []struct {
 	answer *answer
 }{
 	{storage.ErrUnavailable, always, answerUnavailable},
+	{auth.ErrBusy, always, answerUnavailable},
 	{context.DeadlineExceeded, always, answerUnavailable},
 	{context.Canceled, always, answerUnavailable},
 	{storage.ErrNotFound, onRead, answerNotFound},
@@ -139,25 +141,30 @@ func answerTo(op operation, err error) *answer {
 }
 
 // body is the JSON form of a, at most [maxErrorBody] bytes: a detail that holds
-// what the client sent is cut to fit.
+// what the client sent is cut to fit, and then the message.
 func (a *answer) body() []byte {
 	type one struct {
 		Code    string `json:"code"`
 		Message string `json:"message"`
 		Detail  any    `json:"detail,omitempty"`
 	}
-	for detail := a.detail; ; detail = shorten(detail) {
+	for detail, message := a.detail, a.message; ; detail = shorten(detail) {
 		var b bytes.Buffer
-		err := json.NewEncoder(&b).Encode(map[string][]one{"errors": {{a.code, a.message, detail}}})
+		err := json.NewEncoder(&b).Encode(map[string][]one{"errors": {{a.code, message, detail}}})
 		if err == nil && b.Len() <= maxErrorBody {
 			return b.Bytes()
+		}
+		if detail == nil {
+			message = cut(message)
 		}
 	}
 }
 
+// cut takes a quarter off s.
+func cut(s string) string { return strings.ToValidUTF8(s[:len(s)*3/4], "") }
+
 // shorten cuts the text in detail by a quarter, or drops a detail that has none.
 func shorten(detail any) any {
-	cut := func(s string) string { return strings.ToValidUTF8(s[:len(s)*3/4], "") }
 	switch d := detail.(type) {
 	case string:
 		if d != "" {
