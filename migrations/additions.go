@@ -18,6 +18,8 @@ type addition struct {
 	trigger string
 	// settings are the properties of the function.
 	settings string
+	// means is what follows where it is missing.
+	means string
 }
 
 // additions lists ours. SQLite has one writer at a time, so that it needs no
@@ -25,23 +27,27 @@ type addition struct {
 func additions(d sqldb.Dialect, s Schema) []addition {
 	switch {
 	case s == Signer:
-		return []addition{{name: "countersign_unused_key", table: "private_keys", file: "unused_index.sql"}}
+		return []addition{{name: "countersign_unused_key", table: "private_keys", file: "unused_index.sql",
+			means: "new keys are made more slowly, the more keys there are"}}
 	case d == sqldb.Postgres:
 		return []addition{
 			{
 				name: "countersign_changefeed_order", table: "changefeed", file: "changefeed_order.plpgsql",
 				trigger:  `before insert on changefeed for each row`,
 				settings: `set lock_timeout = '` + sqldb.LockTimeout + `'`,
+				means:    "as with upstream, who pages through the changefeed may miss an entry that was written at the same moment as another",
 			},
 			{
 				name: "countersign_delete_begins", table: "tuf_files", file: "delete_begins.plpgsql",
 				trigger:  `before delete on tuf_files for each statement`,
 				settings: `stable set search_path = pg_catalog`,
+				means:    "countersign_whole_delete cannot tell what a deletion saw, and removes nothing",
 			},
 			{
 				name: "countersign_whole_delete", table: "tuf_files", file: "whole_delete.plpgsql",
 				trigger:  `after delete on tuf_files referencing old table as gone for each statement`,
 				settings: `set search_path = pg_catalog`,
+				means:    "as with upstream, a deletion by upstream's server or by hand during a publish may leave half a repository, which is then refused",
 			},
 		}
 	}
@@ -73,22 +79,30 @@ func (a addition) bodies(ctx context.Context, q sqldb.Querier) ([]string, error)
 		where t.tgrelid = to_regclass($1) and t.tgname = $2`, a.table, a.name)
 }
 
-func (a addition) create(ctx context.Context, tx *sqldb.Tx, d sqldb.Dialect, s Schema) error {
-	if a.trigger == "" {
-		return run(ctx, tx, d, s, a.file)
-	}
-	body, err := files.ReadFile("server/postgres/" + a.file)
+// statements create the object, or bring it up to date. The function lives beside the
+// table: the first schema of the search path may be one that we may not write to.
+// No trigger is dropped without need: that waits for readers too, such as a dump.
+func (a addition) statements(ctx context.Context, q sqldb.Querier, schema string, s Schema) ([]string, error) {
+	body, err := files.ReadFile(fmt.Sprintf("%s/postgres/%s", s, a.file))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if _, err := tx.Exec(ctx, fmt.Sprintf("create or replace function %s() returns trigger language plpgsql %s as $body$%s$body$",
-		a.name, a.settings, body)); err != nil {
-		return err
+	if a.trigger == "" {
+		return []string{string(body)}, nil
 	}
-	found, err := a.bodies(ctx, tx)
-	if err != nil || len(found) > 0 {
-		return err
+	calls, err := sqldb.Collect(ctx, q, text, `select n.nspname::text from pg_trigger t join pg_proc p on p.oid = t.tgfoid
+		join pg_namespace n on n.oid = p.pronamespace where t.tgrelid = to_regclass($1) and t.tgname = $2`, a.table, a.name)
+	if err != nil {
+		return nil, err
 	}
-	_, err = tx.Exec(ctx, fmt.Sprintf(`create trigger %s %s execute function %s()`, a.name, a.trigger, a.name))
-	return err
+	name := quote(schema) + "." + a.name
+	list := []string{fmt.Sprintf("create or replace function %s() returns trigger language plpgsql %s as $body$%s$body$", name, a.settings, body)}
+	if len(calls) > 0 && calls[0] != schema {
+		list = append(list, fmt.Sprintf("drop trigger %s on %s.%s", a.name, quote(schema), a.table))
+		calls = nil
+	}
+	if len(calls) == 0 {
+		list = append(list, fmt.Sprintf("create trigger %s %s execute function %s()", a.name, a.trigger, name))
+	}
+	return list, nil
 }

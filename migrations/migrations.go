@@ -13,9 +13,8 @@ import (
 	"embed"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
 
+	"countersign/storage"
 	"countersign/storage/sqldb"
 )
 
@@ -32,233 +31,216 @@ const (
 	Signer Schema = "signer"
 )
 
-// ErrShape is a database whose tables lack something that the stores need. The
-// text names the table and what is missing.
+// ErrShape is a database whose tables lack something that the stores need and
+// that only a person can decide about. The text names the table and what is wrong.
 var ErrShape = errors.New("unusable database schema")
 
 // lockKey is the advisory lock under which a schema is changed, so that any
 // number of replicas may start at once.
 const lockKey = 4850187264918235502
 
-// A table that the stores need. Its file creates it.
-type table struct {
-	name    string
-	columns []string
-	unique  []string // columns that must be unique together, sorted
-}
-
-// upstreamVersion is what upstream's migration tool records for these tables.
-var upstreamVersion = map[Schema]int64{Server: 2, Signer: 1}
-
-// tables are in the order in which they refer to each other.
-var tables = map[Schema][]table{
-	Server: {
-		{"tuf_files", []string{"id", "created_at", "updated_at", "deleted_at", "gun", "role", "version", "data", "sha256"}, []string{"gun", "role", "version"}},
-		{"change_category", []string{"category"}, []string{"category"}},
-		{"changefeed", []string{"id", "created_at", "gun", "version", "sha256", "category"}, []string{"id"}},
-	},
-	Signer: {
-		{"private_keys", []string{"id", "created_at", "updated_at", "deleted_at", "key_id", "encryption_alg", "keywrap_alg", "algorithm",
-			"passphrase_alias", "public", "private", "gun", "role", "last_used"}, []string{"key_id"}},
-	},
-}
-
-// Apply creates the tables of s that are missing, and our additions to them, in
-// one transaction. It changes nothing, and needs no more rights than reading,
-// if all is there. The error wraps ErrShape if a table exists but lacks
-// something, and storage.ErrUnavailable if the database cannot be asked.
-func Apply(ctx context.Context, db *sqldb.DB, s Schema) error {
-	if _, known := tables[s]; !known {
-		return fmt.Errorf("applying migrations: no schema %q", s)
-	}
-	missing, err := look(ctx, db, db.Dialect(), s)
-	if err == nil && !missing.any() {
-		return nil
-	}
+// Inspect looks at the tables of s and changes nothing; a standby will do. If
+// the stores cannot work on them as they are and nothing here can mend it, the
+// error wraps ErrShape, and the Finding says what was seen until then. The
+// error wraps storage.ErrUnavailable if the database cannot be asked.
+func Inspect(ctx context.Context, db *sqldb.DB, s Schema) (*Finding, error) {
+	f := &Finding{Schema: s}
+	err := known(s)
 	if err == nil {
-		err = db.Tx(ctx, func(tx *sqldb.Tx) error { return apply(ctx, tx, db.Dialect(), s) })
+		err = db.View(ctx, func(tx *sqldb.Tx) (err error) {
+			f, err = inspect(ctx, tx, db.Dialect(), s)
+			return err
+		})
 	}
 	if err != nil {
-		return fmt.Errorf("applying %s migrations: %w", s, err)
+		return f, fmt.Errorf("looking at the %s tables: %w", s, err)
 	}
-	return nil
+	return f, nil
+}
+
+// Adopt makes the tables of s ready for the stores, in one transaction: it
+// creates those that are missing, mends what keeps them from being used, and
+// makes our additions, as far as our role has the right to. What is left to do
+// is in the Finding; the programs can work without it. If all is there nothing is changed, and
+// no right but to read is needed. An existing schema_migrations is not touched,
+// except to count on from a right version when a table of the next was created.
+//
+// The error wraps ErrShape as that of Inspect, sqldb.ErrRights if something that
+// the stores need cannot be made with our rights (the text holds the SQL), and
+// storage.ErrUnavailable if the database cannot be asked, or is read-only and
+// not ready.
+func Adopt(ctx context.Context, db *sqldb.DB, s Schema) (*Finding, error) {
+	f, _, err := change(ctx, db, s, false)
+	if err != nil {
+		return f, fmt.Errorf("applying %s migrations: %w", s, err)
+	}
+	return f, nil
+}
+
+// Migrate does what Adopt does and sets schema_migrations right, so that
+// upstream's migration tool finds nothing to do, all in one transaction. It
+// returns what it did, in words. Upstream's tool must not be at work: Migrate
+// waits for it a few seconds, then gives up with storage.ErrUnavailable.
+func Migrate(ctx context.Context, db *sqldb.DB, s Schema) (f *Finding, did []string, err error) {
+	f, did, err = change(ctx, db, s, true)
+	if err != nil {
+		return f, nil, fmt.Errorf("migrating the %s tables: %w", s, err)
+	}
+	return f, did, nil
+}
+
+// Apply is Adopt for callers who do not care what was found.
+func Apply(ctx context.Context, db *sqldb.DB, s Schema) error {
+	_, err := Adopt(ctx, db, s)
+	return err
 }
 
 // Check reports, without writing, whether the stores can work on the tables of
 // s as they are: nil, or an error that wraps ErrShape.
 func Check(ctx context.Context, db *sqldb.DB, s Schema) error {
-	missing, err := look(ctx, db, db.Dialect(), s)
-	if err == nil && len(missing.tables) > 0 {
-		err = fmt.Errorf("%w: table %s is missing", ErrShape, missing.tables[0].name)
-	}
-	if err != nil {
-		return fmt.Errorf("checking %s schema: %w", s, err)
-	}
-	return nil
-}
-
-// gaps is what a database lacks.
-type gaps struct {
-	tables    []table
-	additions []addition
-	version   bool // no schema_migrations
-}
-
-func (g gaps) any() bool { return len(g.tables) > 0 || len(g.additions) > 0 || g.version }
-
-func apply(ctx context.Context, tx *sqldb.Tx, d sqldb.Dialect, s Schema) error {
-	if d == sqldb.Postgres {
-		// Another replica may be at it for long, building an index; ctx alone
-		// bounds the wait for it. For other locks the bound stays: those who
-		// wait for a table have all its writers wait behind them.
-		if _, err := tx.Exec(ctx, `set local lock_timeout = 0`); err != nil {
-			return err
-		}
-		if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock($1)`, int64(lockKey)); err != nil {
-			return err
-		}
-		if _, err := tx.Exec(ctx, `set local lock_timeout = '`+sqldb.LockTimeout+`'`); err != nil {
-			return err
+	f, err := Inspect(ctx, db, s)
+	if err == nil {
+		for _, g := range f.Gaps {
+			if g.Required {
+				return fmt.Errorf("checking %s schema: %w: %s: %s", s, ErrShape, g.What, g.Means)
+			}
 		}
 	}
-	// Look again: another replica may have been faster.
-	missing, err := look(ctx, tx, d, s)
-	if err != nil {
-		return err
-	}
-	for _, t := range missing.tables {
-		if err := run(ctx, tx, d, s, t.name+".sql"); err != nil {
-			return fmt.Errorf("creating table %s: %w", t.name, err)
-		}
-	}
-	for _, a := range missing.additions {
-		if err := a.create(ctx, tx, d, s); err != nil {
-			return fmt.Errorf("adding %s to table %s (which takes its owner's rights): %w", a.name, a.table, err)
-		}
-	}
-	if d == sqldb.Postgres {
-		return recordVersion(ctx, tx, s, missing)
-	}
-	return nil
-}
-
-func run(ctx context.Context, tx *sqldb.Tx, d sqldb.Dialect, s Schema, file string) error {
-	text, err := files.ReadFile(fmt.Sprintf("%s/%s/%s", s, d, file))
-	if err != nil {
-		return err
-	}
-	_, err = tx.Exec(ctx, string(text))
 	return err
 }
 
-// look compares the database with what the stores need.
-func look(ctx context.Context, q sqldb.Querier, d sqldb.Dialect, s Schema) (gaps, error) {
-	var g gaps
-	for _, t := range tables[s] {
-		have, err := columns(ctx, q, d, t.name)
-		if err != nil {
-			return g, err
+func known(s Schema) error {
+	if _, known := tables[s]; !known {
+		return fmt.Errorf("no schema %q", s)
+	}
+	return nil
+}
+
+func inspect(ctx context.Context, q sqldb.Querier, d sqldb.Dialect, s Schema) (*Finding, error) {
+	if d == sqldb.Postgres {
+		return inspectPostgres(ctx, q, s)
+	}
+	return inspectSQLite(ctx, q, s)
+}
+
+// change closes gaps; with all set, those too that only Migrate closes.
+func change(ctx context.Context, db *sqldb.DB, s Schema, all bool) (*Finding, []string, error) {
+	f, err := Inspect(ctx, db, s)
+	if err != nil {
+		return f, nil, err
+	}
+	if g := f.blocked(); g != nil {
+		return f, nil, f.refusal(*g)
+	}
+	if f.ReadOnly || len(f.starting()) == 0 && (!all || !f.closable()) {
+		return f, nil, nil
+	}
+	var did []string
+	err = db.Tx(ctx, func(tx *sqldb.Tx) error {
+		did = nil
+		if err := lock(ctx, tx, f); err != nil {
+			return err
 		}
-		if len(have) == 0 {
-			g.tables = append(g.tables, t)
+		// Look again: another replica may have been faster.
+		before, err := inspect(ctx, tx, db.Dialect(), s)
+		if err != nil {
+			return err
+		}
+		if g := before.blocked(); g != nil {
+			return before.refusal(*g)
+		}
+		if did, err = before.close(ctx, tx, all); err != nil {
+			return err
+		}
+		f, err = inspect(ctx, tx, db.Dialect(), s)
+		return err
+	})
+	return f, did, err
+}
+
+// refusal is the error for a gap that we may not close and cannot do without.
+func (f *Finding) refusal(g Gap) error {
+	if f.ReadOnly {
+		return fmt.Errorf("%w: %s, and the database is read-only, perhaps a standby: name its primary in storage.db_url", storage.ErrUnavailable, g.What)
+	}
+	return fmt.Errorf("%w: %s: %s; role %s has no right to mend it: as role %s run %s", sqldb.ErrRights, g.What, g.Means, f.Role, g.Owner, f.Command(g))
+}
+
+// lock keeps other replicas, and upstream's migration tool, from the schema
+// until the transaction ends.
+func lock(ctx context.Context, tx *sqldb.Tx, f *Finding) error {
+	if f.Versions == nil {
+		return nil // SQLite has locked the file
+	}
+	// Another replica may be at it for long, building an index; ctx alone
+	// bounds the wait for it. For other locks the bound stays: those who
+	// wait for a table have all its writers wait behind them.
+	if _, err := tx.Exec(ctx, `set local lock_timeout = 0`); err != nil {
+		return err
+	}
+	if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock($1)`, int64(lockKey)); err != nil {
+		return err
+	}
+	if _, err := tx.Exec(ctx, `set local lock_timeout = '`+sqldb.LockTimeout+`'`); err != nil {
+		return err
+	}
+	for _, id := range toolLocks(f.Database, f.Home) {
+		if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock($1)`, id); err != nil {
+			return fmt.Errorf("waiting for upstream's migration tool, which is at work on this database: %w", err)
+		}
+	}
+	_, err := tx.Exec(ctx, `select set_config('search_path', quote_ident($1) || ', ' || current_setting('search_path'), true)`, f.Home)
+	return err
+}
+
+// close runs the statements of the gaps, and says which it has closed. Our
+// additions are tried: with rights that we could not see to be missing, the
+// program does without them.
+func (f *Finding) close(ctx context.Context, tx *sqldb.Tx, all bool) ([]string, error) {
+	var did []string
+	created := false
+	for _, g := range f.Gaps {
+		if g.Owner != "" || g.repair && !all {
 			continue
 		}
-		var lack []string
-		for _, c := range t.columns {
-			if !slices.Contains(have, c) {
-				lack = append(lack, c)
-			}
-		}
-		if len(lack) > 0 {
-			return g, fmt.Errorf("%w: table %s has no column %s", ErrShape, t.name, strings.Join(lack, ", "))
-		}
-		ok, err := hasUnique(ctx, q, d, t)
+		done, err := g.close(ctx, tx)
 		if err != nil {
-			return g, err
+			return nil, fmt.Errorf("mending that %s: %w", g.What, err)
 		}
-		if !ok {
-			return g, fmt.Errorf("%w: table %s has no unique constraint on (%s)", ErrShape, t.name, strings.Join(t.unique, ", "))
+		if done {
+			did = append(did, g.did())
+			created = created || g.table != ""
 		}
 	}
-	for _, a := range additions(d, s) {
-		there, err := a.there(ctx, q, d)
-		if err != nil {
-			return g, err
-		}
-		if !there {
-			g.additions = append(g.additions, a)
-		}
+	if created && f.Versions != nil && !all {
+		return did, advance(ctx, tx, f.Schema, f)
 	}
-	if d == sqldb.Postgres {
-		have, err := columns(ctx, q, d, "schema_migrations")
-		if err != nil {
-			return g, err
-		}
-		g.version = len(have) == 0
-	}
-	return g, nil
+	return did, nil
 }
+
+func (g Gap) close(ctx context.Context, tx *sqldb.Tx) (bool, error) {
+	if !g.Required {
+		if _, err := tx.Exec(ctx, `savepoint gap`); err != nil {
+			return false, err
+		}
+	}
+	for _, s := range g.SQL {
+		_, err := tx.Exec(ctx, s)
+		if errors.Is(err, sqldb.ErrRights) && !g.Required {
+			_, err = tx.Exec(ctx, `rollback to savepoint gap`)
+			return false, err
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// did says that the gap is closed.
+func (g Gap) did() string { return "mended: " + g.What }
 
 func text(r *sql.Rows) (s string, err error) {
 	err = r.Scan(&s)
 	return s, err
-}
-
-// columns lists the columns of the table that statements would find under that
-// name, in whatever schema of the search path; none if there is no such table.
-func columns(ctx context.Context, q sqldb.Querier, d sqldb.Dialect, name string) ([]string, error) {
-	query := `select name from pragma_table_info($1)`
-	if d == sqldb.Postgres {
-		query = `select attname::text from pg_attribute where attrelid = to_regclass($1) and attnum > 0 and not attisdropped`
-	}
-	return sqldb.Collect(ctx, q, text, query, name)
-}
-
-// hasUnique looks for a unique constraint or index on exactly t.unique: it is
-// the arbiter between racing writers, so a table without it is of no use.
-func hasUnique(ctx context.Context, q sqldb.Querier, d sqldb.Dialect, t table) (bool, error) {
-	query := `select group_concat(c.name, ',') from (
-			select l.name as idx, i.name as name from pragma_index_list($1) l, pragma_index_info(l.name) i
-			where l."unique" and not l.partial
-			union all select '', name from pragma_table_info($1) where pk > 0
-			order by 1, 2) c
-		group by c.idx`
-	if d == sqldb.Postgres {
-		query = `select string_agg(a.attname::text, ',' order by a.attname::text)
-			from pg_index i join pg_attribute a on a.attrelid = i.indrelid and a.attnum = any(i.indkey)
-			where i.indrelid = to_regclass($1) and i.indisunique and i.indisvalid and i.indpred is null and i.indexprs is null
-			group by i.indexrelid`
-	}
-	have, err := sqldb.Collect(ctx, q, text, query, t.name)
-	if err != nil {
-		return false, err
-	}
-	want := slices.Sorted(slices.Values(t.unique))
-	return slices.Contains(have, strings.Join(want, ",")), nil
-}
-
-// recordVersion leaves schema_migrations as upstream's tool would, so that the
-// tool, run later, finds nothing to do. An existing table is left alone, in
-// whatever form, unless it says that a table which we have just created is
-// still to come.
-func recordVersion(ctx context.Context, tx *sqldb.Tx, s Schema, missing gaps) error {
-	v := upstreamVersion[s]
-	if missing.version {
-		if _, err := tx.Exec(ctx, `create table schema_migrations (version bigint primary key, dirty boolean not null)`); err != nil {
-			return fmt.Errorf("creating table schema_migrations: %w", err)
-		}
-		_, err := tx.Exec(ctx, `insert into schema_migrations (version, dirty) values ($1, false)`, v)
-		return err
-	}
-	if len(missing.tables) == 0 {
-		return nil
-	}
-	have, err := columns(ctx, tx, sqldb.Postgres, "schema_migrations")
-	if err != nil || !slices.Contains(have, "dirty") || !slices.Contains(have, "version") {
-		return err
-	}
-	_, err = tx.Exec(ctx, `update schema_migrations set version = $1, dirty = false
-		where version < $1 and not exists (select 1 from schema_migrations where version >= $1)
-			and (select count(*) from schema_migrations) = 1`, v)
-	return err
 }

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -169,7 +170,9 @@ func TestVersionTable(t *testing.T) {
 		"tables, and no version":   {migrations.Server, []string{"server.sql"}, nil, []string{"2 false"}},
 		"as upstream leaves it":    {migrations.Server, []string{"server.sql"}, []string{modern, `insert into schema_migrations values (2, false)`}, []string{"2 false"}},
 		"numbers of MySQL":         {migrations.Server, []string{"server.sql"}, []string{modern, `insert into schema_migrations values (5, false)`}, []string{"5 false"}},
-		"half way":                 {migrations.Server, []string{"server1.sql"}, []string{modern, `insert into schema_migrations values (1, true)`}, []string{"2 false"}},
+		"half way":                 {migrations.Server, []string{"server1.sql"}, []string{modern, `insert into schema_migrations values (1, true)`}, []string{"1 true"}},
+		"half way, clean":          {migrations.Server, []string{"server1.sql"}, []string{modern, `insert into schema_migrations values (1, false)`}, []string{"2 false"}},
+		"empty, tables to come":    {migrations.Signer, nil, []string{modern}, []string{"1 false"}},
 		"dirty, but complete":      {migrations.Server, []string{"server.sql"}, []string{modern, `insert into schema_migrations values (2, true)`}, []string{"2 true"}},
 		"empty table":              {migrations.Signer, []string{"signer.sql"}, []string{modern}, nil},
 		"before dirty, many rows":  {migrations.Server, []string{"server.sql"}, []string{`create table schema_migrations (version int primary key)`, `insert into schema_migrations values (1), (2), (3)`}, []string{"1", "2", "3"}},
@@ -187,6 +190,22 @@ func TestVersionTable(t *testing.T) {
 				query := `select version || coalesce(' ' || (to_jsonb(s) ->> 'dirty'), '') from schema_migrations s order by version`
 				if diff := cmp.Diff(test.want, list(t, db, query)); diff != "" {
 					t.Errorf("schema_migrations (-want +got):\n%s", diff)
+				}
+			}
+			// What the tool would make of it is what the operator's command mends.
+			target := map[migrations.Schema]string{migrations.Server: "2 false", migrations.Signer: "1 false"}[test.schema]
+			wrong := !slices.Equal(test.want, []string{target})
+			for _, again := range []bool{false, true} {
+				f, did, err := migrations.Migrate(t.Context(), open(t, "postgres", u), test.schema)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !f.Done() || (len(did) > 0) != (wrong && !again) {
+					t.Errorf("migrated (again: %v): did %q, left %+v", again, did, f.Gaps)
+				}
+				query := `select version || ' ' || dirty from schema_migrations`
+				if diff := cmp.Diff([]string{target}, list(t, db, query)); diff != "" {
+					t.Errorf("after the command (-want +got):\n%s", diff)
 				}
 			}
 		})
@@ -309,8 +328,20 @@ func TestRights(t *testing.T) {
 	t.Cleanup(func() { root.Exec(`drop owned by ` + role + `; drop role ` + role) })
 	cluster.User = url.UserPassword(role, "plain")
 	plain := open(t, "postgres", cluster.String())
-	if err := migrations.Apply(t.Context(), plain, migrations.Signer); err == nil || !strings.Contains(err.Error(), "countersign_unused_key") {
-		t.Errorf("without rights: got %v", err)
+	f, err := migrations.Adopt(t.Context(), plain, migrations.Signer)
+	if err != nil {
+		t.Fatalf("without rights: %v", err)
+	}
+	told := strings.Join(f.Warnings(), "\n")
+	for _, w := range []string{"countersign_unused_key", "more slowly", "schema_migrations is missing", "draw from sequence private_keys_id_seq", "--sql | psql -U trust -d "} {
+		if !strings.Contains(told, w) {
+			t.Errorf("not told: %q in\n%s", w, told)
+		}
+	}
+	// What the owner is told to run is all that was missing.
+	run(t, db, strings.ReplaceAll(f.Script(), `\set ON_ERROR_STOP on`, ""))
+	if f, err = migrations.Inspect(t.Context(), plain, migrations.Signer); err != nil || !f.Done() {
+		t.Errorf("after the script: %+v, %v", f.Gaps, err)
 	}
 	if err := migrations.Apply(t.Context(), open(t, "postgres", u), migrations.Signer); err != nil {
 		t.Fatal(err)

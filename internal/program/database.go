@@ -50,11 +50,20 @@ func (p *Program) OpenDatabase(ctx context.Context, s config.Storage, schema mig
 	if err == nil {
 		// No bound but the connection's own: an index on a large table takes
 		// its time, and other replicas wait for the one that makes it.
-		prepare := migrations.Apply
-		if !s.Migrate && db.temporary == "" {
-			prepare = migrations.Check
-		}
-		err = service.Retry(ctx, p.Log, "preparing the tables", transient, func(ctx context.Context) error { return prepare(ctx, db.DB, schema) })
+		err = service.Retry(ctx, p.Log, "preparing the tables", transient, func(ctx context.Context) error {
+			if !s.Migrate && db.temporary == "" {
+				return migrations.Check(ctx, db.DB, schema)
+			}
+			found, err := migrations.Adopt(ctx, db.DB, schema)
+			if err != nil {
+				return err
+			}
+			for _, w := range found.Warnings() {
+				p.Warn(ctx, "database: "+w)
+			}
+			p.Log.InfoContext(ctx, "tables adopted", "shape", found.Shape, "database_version", found.Server)
+			return nil
+		})
 	}
 	if err != nil {
 		return nil, errors.Join(err, db.Close())

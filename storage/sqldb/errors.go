@@ -21,6 +21,9 @@ import (
 // it means, so they turn it into a sentinel of package storage.
 var ErrUnique = errors.New("unique constraint violated")
 
+// ErrRights is a statement that the role may not run. Time does not heal it.
+var ErrRights = errors.New("the database role lacks a right")
+
 var (
 	// errRetry: the whole transaction may be run again.
 	errRetry = errors.New("transaction has to be run again")
@@ -79,7 +82,8 @@ func fromPostgres(ctx context.Context, e *pq.Error, err error) error {
 	switch e.Code {
 	case pqerror.UniqueViolation:
 		// Primary keys are drawn from sequences, so no race can take one.
-		if strings.HasSuffix(e.Constraint, "_pkey") {
+		// (The second name is what pgloader calls them.)
+		if strings.HasSuffix(e.Constraint, "_pkey") || strings.HasSuffix(e.Constraint, "_primary") {
 			t.note = "the sequence of IDs of table " + e.Table + " is behind its rows, perhaps after a restore (setval mends it)"
 			return t
 		}
@@ -101,6 +105,12 @@ func fromPostgres(ctx context.Context, e *pq.Error, err error) error {
 	case pqerror.LockNotAvailable:
 		t.note = "another transaction holds a lock for too long"
 		t.means = []error{storage.ErrUnavailable}
+		return t
+	case pqerror.InsufficientPrivilege:
+		t.means = []error{ErrRights}
+		if errors.Is(err, errConnect) {
+			t.means = append(t.means, storage.ErrUnavailable)
+		}
 		return t
 	case pqerror.IdleInTransactionSessionTimeout:
 		t.means = []error{storage.ErrUnavailable}

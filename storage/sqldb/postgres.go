@@ -6,6 +6,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"strings"
 	"sync"
@@ -63,6 +64,11 @@ func parsePostgres(url string) (pq.Config, error) {
 		return pq.Config{}, fmt.Errorf("%w: the database URL cannot be read; special characters in a password must be percent-encoded in a URL, or quoted with ' in the key=value form", storage.ErrInvalid)
 	}
 	cfg.BinaryParameters = true
+	// Times are written in UTC, without a zone. In columns with one, which tools
+	// that move databases from MySQL make, they mean the session's.
+	cfg = cfg.Clone()
+	maps.DeleteFunc(cfg.Runtime, func(k, _ string) bool { return strings.EqualFold(k, "timezone") })
+	cfg.Runtime["timezone"] = "UTC"
 	if cfg.ConnectTimeout <= 0 {
 		cfg.ConnectTimeout = connectTimeout
 	}

@@ -1,0 +1,10 @@
+create table countersign_purge (
+    id      bigserial primary key,
+    gun     varchar(255) not null,
+    at      timestamp not null,
+    ended   timestamp,
+    archive text not null,
+    digest  char(64) not null,
+    actor   varchar(300) not null,
+    reason  text not null
+);
