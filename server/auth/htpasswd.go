@@ -77,6 +77,11 @@ type HtpasswdConfig struct {
 
 // Htpasswd lets users in by name and password. It serves any number of requests
 // at once.
+//
+// Docker logs in to read and to write. Upstream's notary client logs in to
+// write, delete and rotate; its reading commands (list, lookup, verify,
+// delegation list) end with "no basic auth credentials" once they see a Basic
+// challenge, before they ask for anything. Only a token service helps them.
 type Htpasswd struct {
 	challenge string
 	path      string

@@ -185,7 +185,7 @@ func TestPolicyFaults(t *testing.T) {
 		"nested":           {`{"rules":` + strings.Repeat("[", 20000) + strings.Repeat("]", 20000) + "}", "exceeded max depth"},
 		"several":          {"{\"x\":1,\n\"rules\":[{},\n{\"users\":[\"bob\"],\"gun\":\"a\",\"actions\":[\"push\"]}]}", `line 1: "x" is not known here: there are ["groups" "rules"]; line 2: this rule is for nobody: give it "users" or "groups", or remove it; line 3: this rule has "push" without "pull"`},
 		"many":             {`{"rules":[` + strings.Repeat("{},", 99) + "{}]}", "; and 80 more"},
-		"many names":       {rule(`"users":[` + strings.Repeat(`"",`, 200_000) + `""]`), "; and 199981 more"},
+		"many names":       {rule(`"users":[` + strings.Repeat(`"",`, 20_000) + `""]`), "; and 19981 more"},
 	} {
 		s, err := trySite(t, users, c.file)
 		if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), s.policy) {
