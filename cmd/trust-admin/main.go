@@ -58,7 +58,7 @@ func newRoot() *cobra.Command {
 	}
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w%w", err, silent{errUsage}) })
-	root.AddCommand(newDev(), &cobra.Command{
+	root.AddCommand(newAuth(), newDev(), &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
 		Args:  cobra.NoArgs,

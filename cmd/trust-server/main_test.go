@@ -18,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/crypto/bcrypt"
+
 	"countersign/certs"
 	"countersign/internal/pgtest"
 	"countersign/internal/proctest"
@@ -81,6 +83,24 @@ func (s *setup) start(t *testing.T, env []string, args ...string) *proctest.Proc
 
 func (s *setup) get(url string) (int, string, error) {
 	return get(http.DefaultClient, "http://"+s.addr+url)
+}
+
+// getAs logs in as user, which is "" or "name:password@".
+func (s *setup) getAs(user, url string) (int, string, error) {
+	r, err := http.NewRequest(http.MethodGet, "http://"+s.addr+url, nil)
+	if err != nil {
+		return 0, "", err
+	}
+	if name, password, ok := strings.Cut(strings.TrimSuffix(user, "@"), ":"); ok {
+		r.SetBasicAuth(name, password)
+	}
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return 0, "", err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, strings.TrimSpace(string(body)), err
 }
 
 func get(c *http.Client, url string) (int, string, error) {
@@ -156,10 +176,11 @@ func TestAllFaultsAtOnce(t *testing.T) {
 		t.Errorf("stdout: %q, want %q", stdout, want)
 	}
 	for _, want := range []string{
-		"the configuration has 4 faults:",
+		"the configuration has 7 faults:",
 		"client.key does not belong to the certificate",
 		"ca.key holds no PEM certificate",
-		"auth.type = \"token\": token authentication is not yet available: the server does not start, rather than serve openly",
+		`auth.options.realm: token auth requires a valid option string: "realm"`,
+		`auth.options.rootcertbundle: token auth requires a valid option string: "rootcertbundle"`,
 		`caching.max_age.current_metadata = "soon" (from NOTARY_SERVER_CACHING_MAX_AGE_CURRENT_METADATA): it must be a whole number`,
 	} {
 		if !strings.Contains(stderr, want) {
@@ -171,20 +192,72 @@ func TestAllFaultsAtOnce(t *testing.T) {
 	}
 }
 
-// TestAuthIsRefused: nothing listens for a moment even.
+// TestAuthIsRefused: what does not protect does not listen, not for a moment.
 func TestAuthIsRefused(t *testing.T) {
-	for _, env := range [][]string{nil, {"NOTARY_SERVER_AUTH_TYPE=Token"}} {
-		s := newSetup(t)
-		if env == nil {
-			s.cfg["auth"] = map[string]any{"type": "htpasswd"}
+	t.Parallel()
+	for name, c := range map[string]struct {
+		auth map[string]any
+		env  []string
+		want string
+	}{
+		"half given":     {map[string]any{"type": "htpasswd"}, nil, `requires a valid option string: "policy"`},
+		"other spelling": {nil, []string{"NOTARY_SERVER_AUTH_TYPE=Token"}, "rather than serve openly"},
+		"a bundle without a certificate": {map[string]any{"type": "token", "options": map[string]any{
+			"realm": "https://a/token", "service": "s", "issuer": "i", "rootcertbundle": "server.key"}}, nil, "auth.options.rootcertbundle: "},
+		"no bcrypt": {map[string]any{"type": "htpasswd", "options": map[string]any{"path": "server.crt", "policy": "server.crt"}}, nil, "auth.options: "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newSetup(t)
+			if c.auth != nil {
+				s.cfg["auth"] = c.auth
+			}
+			if o, ok := c.auth["options"].(map[string]any); ok && o["rootcertbundle"] != nil {
+				o["rootcertbundle"] = filepath.Join(s.dir, "server.key") // relative to the working directory otherwise
+			}
+			code, _, stderr := proctest.Run(t, path(), c.env, "-config", s.write(t), "-logf=logfmt")
+			if code != 1 || !strings.Contains(stderr, c.want) || strings.Contains(stderr, "listening") {
+				t.Errorf("exit code %d, want %q in\n%s", code, c.want, stderr)
+			}
+			if _, err := os.Stat(filepath.Join(s.dir, "server.db")); err == nil {
+				t.Error("the database was opened")
+			}
+		})
+	}
+}
+
+// TestPasswords: who has none is asked for it, and health asks nobody.
+func TestPasswords(t *testing.T) {
+	t.Parallel()
+	s := newSetup(t)
+	hash, err := bcrypt.GenerateFromPassword([]byte("pa:ss"), bcrypt.MinCost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string]string{
+		"users":  "alice:" + string(hash) + "\n",
+		"policy": `{"rules": [{"users": ["alice"], "gun_prefix": "a/", "actions": ["pull"]}]}`,
+	} {
+		if err := os.WriteFile(filepath.Join(s.dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
 		}
-		code, _, stderr := proctest.Run(t, path(), env, "-config", s.write(t), "-logf=logfmt")
-		if code != 1 || !strings.Contains(stderr, "rather than serve openly") || strings.Contains(stderr, "listening") {
-			t.Errorf("exit code %d\n%s", code, stderr)
+	}
+	s.cfg["auth"] = map[string]any{"type": "htpasswd", "options": map[string]any{"path": "users", "policy": "policy"}}
+	s.start(t, nil, "-logf=logfmt")
+	for _, c := range []struct {
+		user, target string
+		want         int
+	}{
+		{"", "/v2/", 401}, {"alice:pa:ss@", "/v2/", 200}, {"alice:wrong@", "/v2/", 401},
+		{"", "/v2/a/b/_trust/tuf/root.json", 401}, {"alice:pa:ss@", "/v2/a/b/_trust/tuf/root.json", 404},
+		{"alice:pa:ss@", "/v2/b/_trust/tuf/root.json", 401}, {"alice:pa:ss@", "/v2/a/b/_trust/tuf/timestamp.key", 401},
+	} {
+		if code, body, err := s.getAs(c.user, c.target); code != c.want || err != nil {
+			t.Errorf("%q %s: %d %q, %v", c.user, c.target, code, body, err)
 		}
-		if _, err := os.Stat(filepath.Join(s.dir, "server.db")); err == nil {
-			t.Error("the database was opened")
-		}
+	}
+	if code, _, err := s.getAs("", "/_notary_server/health"); code == 401 || err != nil {
+		t.Errorf("health: %d, %v", code, err)
 	}
 }
 

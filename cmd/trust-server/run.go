@@ -46,6 +46,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	d.toSigner = p.Certificates(report,
 		program.CertKeys{Cert: "trust_service.tls_client_cert", Key: "trust_service.tls_client_key", CA: "trust_service.tls_ca_file"},
 		certs.Files{Cert: cfg.TrustService.TLSClientCert, Key: cfg.TrustService.TLSClientKey, CA: cfg.TrustService.TLSCAFile})
+	d.gate = d.openGate(report)
 	if err := p.Settle(ctx, report); err != nil {
 		return err
 	}
@@ -59,6 +60,7 @@ type daemon struct {
 	https, toSigner *certs.Store
 	metrics         *prometheus.Registry
 	health          *service.Health
+	gate            gate          // nil: everybody may do everything
 	store           *metadb.Store // set before health runs
 }
 
@@ -84,6 +86,9 @@ func (d *daemon) run(ctx context.Context) error {
 		g.Go(func() error { d.https.Watch(ctx); return nil })
 	}
 	g.Go(func() error { d.toSigner.Watch(ctx); return nil })
+	if d.gate != nil {
+		g.Go(func() error { d.gate.Watch(ctx); return nil })
+	}
 	if d.Flags.Debug {
 		g.Go(func() error { return service.ServeDebug(ctx, service.DebugAddr, d.Log, d.health, d.metrics) })
 	}
@@ -131,7 +136,12 @@ func (d *daemon) serve(ctx context.Context, signer *rpc.Client) error {
 
 func (d *daemon) handler(publisher *publish.Publisher) (http.Handler, error) {
 	l, age := d.cfg.Server.Limits, d.cfg.Caching.MaxAge
+	var access server.AccessFunc
+	if d.gate != nil {
+		access = d.gate.Authorize
+	}
 	return server.New(server.Config{
+		Access:           access,
 		Store:            d.store,
 		Publisher:        publisher,
 		Health:           d.health.Failing,
@@ -158,10 +168,10 @@ func (d *daemon) serveHTTP(ctx context.Context, lis net.Listener, handler http.H
 	if d.cfg.Server.TLSCertFile != "" {
 		cfg.TLS = d.https.HTTPS()
 	}
-	if !service.Loopback(lis.Addr()) && d.cfg.Server.ClientCAFile == "" {
-		d.Warn(ctx, "clients are not authenticated: whoever can connect can publish and delete; keep the server behind a proxy that knows who may do what", "address", lis.Addr().String())
+	if !service.Loopback(lis.Addr()) && d.cfg.Server.ClientCAFile == "" && d.gate == nil {
+		d.Warn(ctx, "clients are not authenticated: whoever can connect can publish and delete; set auth.type, or keep the server behind a proxy that knows who may do what", "address", lis.Addr().String())
 	}
-	d.Log.InfoContext(ctx, "listening", "address", lis.Addr().String(), "tls", cfg.TLS != nil)
+	d.Log.InfoContext(ctx, "listening", "address", lis.Addr().String(), "tls", cfg.TLS != nil, "auth", or(d.cfg.Auth.Type, "none"))
 	err := service.ServeHTTP(ctx, lis, cfg)
 	d.Log.InfoContext(ctx, "stopped")
 	return err
@@ -184,8 +194,9 @@ func publicTrust(err error) string {
 }
 
 // or returns v, or, if it is not set, def.
-func or[T int | time.Duration](v, def T) T {
-	if v == 0 {
+func or[T comparable](v, def T) T {
+	var zero T
+	if v == zero {
 		return def
 	}
 	return v
