@@ -57,39 +57,89 @@ func (s *stack) ledgers(t testing.TB) map[string]ledger {
 	return out
 }
 
-// checkLedger holds the whole database of the servers to be sound: no version
-// twice, each publish there with all its files or not at all, and the changefeed
-// telling of each publish once and in order. Then each GUN is walked and verified.
-func (s *stack) checkLedger(t testing.TB) map[string]ledger {
+// ledgerQueries find what must not be in the server's database, and say so.
+var ledgerQueries = []string{
+	`select 'a version is stored twice', gun, role, version from tuf_files group by gun, role, version having count(*) > 1`,
+	`select 'the changefeed does not tell of it just once', f.gun, f.version, count(c.id)
+		from tuf_files f left join changefeed c using (gun, version, sha256)
+		where f.role = 'timestamp' group by f.id having count(c.id) <> 1`,
+	`select 'a change is out of order', * from (select gun, category, version,
+			lag(version) over (partition by gun order by id) as last,
+			lag(category) over (partition by gun order by id) as lastkind from changefeed) c
+		where category = 'update' and lastkind = 'update' and version <> last + 1`,
+	`select 'a change that nothing was stored for', c.gun, c.version from changefeed c
+		where category = 'update'
+		and not exists (select from changefeed d where d.gun = c.gun and d.category = 'deletion' and d.id > c.id)
+		and not exists (select from tuf_files f where f.gun = c.gun and f.role = 'timestamp' and f.version = c.version and f.sha256 = c.sha256)`,
+}
+
+// ledgerFaults looks whether the whole database of the servers is sound: no
+// version twice, each publish there with all its files or not at all, and the
+// changefeed telling of each publish once and in order.
+func (s *stack) ledgerFaults(t testing.TB) (all map[string]ledger, faults []string) {
 	t.Helper()
-	all := s.ledgers(t)
+	all = s.ledgers(t)
 	for gun, l := range all {
 		if err := l.check(); err != nil {
-			t.Errorf("%s: %v", gun, err)
+			faults = append(faults, fmt.Sprintf("%s: %v", gun, err))
 		}
+	}
+	var args []string
+	for _, query := range ledgerQueries {
+		args = append(args, "-c", query)
+	}
+	for line := range strings.Lines(psql(t, s.serverDB, args...)) {
+		faults = append(faults, strings.TrimSpace(line))
+	}
+	return all, faults
+}
+
+// checkLedger wants no fault in the database, and every GUN in it to be whole for
+// those who read it at each server.
+func (s *stack) checkLedger(t testing.TB) map[string]ledger {
+	t.Helper()
+	all, faults := s.ledgerFaults(t)
+	for _, fault := range faults {
+		t.Error(fault)
+	}
+	for gun := range all {
 		for i := range s.servers {
 			s.mustVerify(t, i, gun, "targets")
 		}
 	}
-	for what, query := range map[string]string{
-		"versions stored twice": `select gun, role, version from tuf_files group by 1, 2, 3 having count(*) > 1`,
-		"publishes that the changefeed does not tell of just once": `select f.gun, f.version, count(c.id)
-			from tuf_files f left join changefeed c using (gun, version, sha256)
-			where f.role = 'timestamp' group by f.id having count(c.id) <> 1`,
-		"changes out of order": `select * from (select gun, category, version,
-				lag(version) over (partition by gun order by id) as last,
-				lag(category) over (partition by gun order by id) as lastkind from changefeed) c
-			where category = 'update' and lastkind = 'update' and version <> last + 1`,
-		"changes that nothing was stored for": `select c.gun, c.version from changefeed c
-			where category = 'update'
-			and not exists (select from changefeed d where d.gun = c.gun and d.category = 'deletion' and d.id > c.id)
-			and not exists (select from tuf_files f where f.gun = c.gun and f.role = 'timestamp' and f.version = c.version and f.sha256 = c.sha256)`,
-	} {
-		if out := sql(t, s.serverDB, "%s", query); out != "" {
-			t.Errorf("%s:\n%s", what, out)
-		}
-	}
 	return all
+}
+
+// TestLedgerFaults shows that the check of the database finds what it is for.
+func TestLedgerFaults(t *testing.T) {
+	t.Parallel()
+	s := newStack(t, stackConfig{server: ours, signer: ours})
+	p := s.newPublisher(t, 0, "e2e.example/ledger/app", newKeys())
+	p.initialize(t, true)
+	for _, name := range []string{"a", "b"} {
+		p.add(t, "targets", name)
+		p.must(t, "publish", p.Publish())
+	}
+	s.checkLedger(t)
+	const file = "insert into tuf_files (created_at, updated_at, gun, role, version, data, sha256) select now(), now(), gun, role, version + 1, data, "
+	for spoil, says := range map[string]string{
+		"delete from tuf_files where role = 'timestamp' and version = 2":                                                                      "timestamp 3 follows 1",
+		"delete from tuf_files where role = 'timestamp' and version = 3":                                                                      "belongs to no publish",
+		"delete from tuf_files where role = 'snapshot' and version = 1":                                                                       "commits to snapshot",
+		"delete from tuf_files where role = 'targets' and version = 3":                                                                        "targets 4 follows 2",
+		file + "repeat('0', 64) from tuf_files where role = 'targets' order by version desc limit 1":                                          "belongs to no publish",
+		"delete from changefeed where version = 2":                                                                                            "does not tell of it just once",
+		"insert into changefeed (gun, version, sha256, category) select gun, version, sha256, category from changefeed where version = 2":     "a change is out of order",
+		"insert into changefeed (gun, version, sha256, category) select gun, version + 1, sha256, category from changefeed where version = 3": "that nothing was stored for",
+	} {
+		out := psql(t, s.serverDB, "-c", "create table saved_files as table tuf_files", "-c", "create table saved_feed as table changefeed", "-c", spoil)
+		if _, faults := s.ledgerFaults(t); !strings.Contains(strings.Join(faults, "\n"), says) {
+			t.Errorf("after %q %s the check says %q, want %q", spoil, out, faults, says)
+		}
+		psql(t, s.serverDB, "-c", "delete from tuf_files", "-c", "insert into tuf_files table saved_files", "-c", "drop table saved_files",
+			"-c", "delete from changefeed", "-c", "insert into changefeed table saved_feed", "-c", "drop table saved_feed")
+	}
+	s.checkLedger(t)
 }
 
 // check follows every stored timestamp to every file that it commits to, and

@@ -214,10 +214,24 @@ func verify(url, gun string, tr http.RoundTripper, roles ...string) (view, error
 	if err != nil {
 		return nil, err
 	}
+	v, err := p.view()
+	if err != nil {
+		return nil, fmt.Errorf("%w; the server: %v", err, p.refusals())
+	}
+	for _, role := range roles {
+		if v[role] == nil {
+			return nil, fmt.Errorf("%s is missing or did not verify", role)
+		}
+	}
+	return v, nil
+}
+
+// view downloads what is new to the client, verifies it, and lists all targets.
+func (p *publisher) view() (view, error) {
 	all, err := p.GetAllTargetMetadataByName("")
 	var none client.ErrNoSuchTarget
 	if err != nil && !errors.As(err, &none) {
-		return nil, fmt.Errorf("%w; the server: %v", err, p.refusals())
+		return nil, err
 	}
 	v := view{}
 	for _, target := range all {
@@ -229,11 +243,6 @@ func verify(url, gun string, tr http.RoundTripper, roles ...string) (view, error
 			v[role] = map[string]bool{}
 		}
 		v[role][target.Target.Name] = true
-	}
-	for _, role := range roles {
-		if v[role] == nil {
-			return nil, fmt.Errorf("%s is missing or did not verify", role)
-		}
 	}
 	return v, nil
 }
