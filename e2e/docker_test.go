@@ -27,9 +27,13 @@ type engine struct {
 	registry string // host:port
 }
 
-// newEngine starts a daemon, with more in its environment, and a registry that
-// is open to all, and ends them with the test.
-func newEngine(t testing.TB, env ...string) *engine {
+// newEngine starts a daemon and a registry that is open to all, and ends them
+// with the test.
+func newEngine(t testing.TB) *engine { t.Helper(); return newEngineAt(t, port(t)) }
+
+// newEngineAt is newEngine with a port for the registry, and with more in the
+// environment of the daemon.
+func newEngineAt(t testing.TB, registryPort int, env ...string) *engine {
 	t.Helper()
 	// Not t.TempDir: a socket's path must stay under 108 bytes.
 	dir, err := os.MkdirTemp("", "countersign-docker-")
@@ -45,7 +49,7 @@ func newEngine(t testing.TB, env ...string) *engine {
 		t.Fatal(err)
 	}
 	d := e.launch(t, dir, "dockerd", daemon)
-	e.registry = e.launchRegistry(t, "registry", "")
+	e.registry = e.launchRegistry(t, registryPort, "registry", "")
 	if err := waitFor(60*time.Second, "the docker daemon", func() error {
 		if !d.running() {
 			return fmt.Errorf("it has ended:\n%s", d.tail(20))
@@ -84,11 +88,10 @@ func (e *engine) launch(t testing.TB, dir, name string, cmd *exec.Cmd) *process 
 	return p
 }
 
-// launchRegistry starts a registry with more lines in its configuration, and
-// returns its address. What it stores is under its name.
-func (e *engine) launchRegistry(t testing.TB, name, more string) string {
+// launchRegistry starts a registry on port n with more lines in its
+// configuration, and returns its address. What it stores is under its name.
+func (e *engine) launchRegistry(t testing.TB, n int, name, more string) string {
 	t.Helper()
-	n := port(t)
 	config := filepath.Join(e.dir, name+".yml")
 	text := fmt.Sprintf("version: 0.1\nlog:\n  level: error\n  accesslog:\n    disabled: true\nstorage:\n  filesystem:\n    rootdirectory: %s\nhttp:\n  addr: %s\n%s",
 		filepath.Join(e.dir, name), loopback(n), more)
