@@ -212,7 +212,7 @@ func TestBundleIsRelativeToTheWorkingDirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantFault(t, r, "auth.options.rootcertbundle", filepath.Join(wd, "root.crt")+": no such file")
-	if got := r.Faults[0].Remedy; !strings.Contains(got, "relative to the working directory") {
+	if got := r.Faults[0].Remedy; !strings.Contains(got, "relative to the working directory, unlike all others") {
 		t.Errorf("remedy %q", got)
 	}
 	t.Chdir(dir)

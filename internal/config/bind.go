@@ -103,6 +103,9 @@ func meant(name, prefix string, n *node, known []string) string {
 		if near := nearest(name, names); near != "" {
 			return prefix + near
 		}
+		if i := slices.IndexFunc(names, func(k string) bool { return strings.HasPrefix(k, name+"_") }); i >= 0 {
+			return prefix + names[i]
+		}
 	}
 	return ""
 }

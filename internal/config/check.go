@@ -234,12 +234,8 @@ func (b *binder) checkPaths() {
 			b.faultBundle(p.path, err)
 			continue
 		}
-		problem := fmt.Sprintf("reading %s: %v", p.path, bare(err))
-		remedy := ""
-		if written := b.given[p.key].value; written != "" && !filepath.IsAbs(written) {
-			remedy = "relative paths are relative to the directory of the configuration file"
-		}
-		b.fault(p.key, problem, remedy)
+		b.fault(p.key, fmt.Sprintf("reading %s: %v", p.path, bare(err)),
+			unreadable(b.given[p.key].value, err, "the directory of the configuration file"))
 	}
 }
 
@@ -248,9 +244,9 @@ func (b *binder) checkPaths() {
 const rootCertBundle = "auth.options.rootcertbundle"
 
 func (b *binder) faultBundle(path string, err error) {
-	remedy := ""
-	if abs, absErr := filepath.Abs(path); absErr == nil && abs != path {
-		path, remedy = abs, "this path alone is relative to the working directory; write it in full"
+	remedy := unreadable(path, err, "the working directory, unlike all others: write it in full")
+	if abs, absErr := filepath.Abs(path); absErr == nil {
+		path = abs
 	}
 	b.fault(rootCertBundle, fmt.Sprintf("unable to open token auth root certificate bundle file %s: %v", path, bare(err)), remedy)
 }

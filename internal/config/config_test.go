@@ -247,6 +247,7 @@ func TestFaults(t *testing.T) {
 		"unknown section":        {"servers", tree{}, "", `did you mean "server"?`},
 		"unknown key":            {"server.http_adr", "x", "", `did you mean "server.http_addr"?`},
 		"unlike any key":         {"logging.colour", "blue", "", "no such setting"},
+		"half of a key":          {"server.client_ca", "x", "", `did you mean "server.client_ca_file"?`},
 		"another missing key":    {"trust_service.tls_cert_file", "x", "", `did you mean "trust_service.tls_client_cert"?`},
 		"unknown deep key":       {"reporting.bugsnag.apikey", "x", "", `did you mean "reporting.bugsnag.api_key"?`},
 	} {

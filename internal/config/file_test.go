@@ -73,6 +73,8 @@ func TestUnreadableFile(t *testing.T) {
 	}
 	_, r := config.LoadServer("", nil)
 	wantFault(t, r, "", "-config=")
+	_, r = config.LoadServer("no/such/file.json", nil)
+	wantFault(t, r, "", "relative paths are relative to the working directory")
 }
 
 func TestByteOrderMark(t *testing.T) {

@@ -1,8 +1,11 @@
 package config
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
+	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -62,7 +65,7 @@ func load(cfg any, path, prefix string, environ []string) *binder {
 	b.report.File, b.dir = file, filepath.Dir(file)
 	raw, err := readFile(file, maxConfigFile)
 	if err != nil {
-		return fault(fmt.Sprintf("reading %s: %v", file, err), "")
+		return fault(fmt.Sprintf("reading %s: %v", file, err), unreadable(file, err, "the working directory"))
 	}
 	root, err := parseFile(raw)
 	if err != nil {
@@ -77,6 +80,18 @@ func load(cfg any, path, prefix string, environ []string) *binder {
 	b.bind(reflect.ValueOf(cfg).Elem(), root, "")
 	b.loaded = true
 	return b
+}
+
+// unreadable is what to do about a file that cannot be opened. written is its
+// path as it was given, base what that is relative to.
+func unreadable(written string, err error, base string) string {
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Sprintf("the program runs as user %d, who must be allowed to read it", os.Geteuid())
+	case written != "" && !filepath.IsAbs(written):
+		return "relative paths are relative to " + base
+	}
+	return ""
 }
 
 // misspelt warns of variables that differ from a known one by a letter or two.
