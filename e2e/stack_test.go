@@ -49,9 +49,10 @@ const (
 type stackConfig struct {
 	server, signer impl
 	backend        backend
-	servers        int             // server processes on one database; 0 is 1
-	cluster        *pgtest.Cluster // nil is the shared one
-	race           bool            // our programs with the race detector, which slows them several times
+	servers        int                     // server processes on one database; 0 is 1
+	cluster        *pgtest.Cluster         // nil is the shared one
+	pooler         func(url string) string // makes the URL that the programs get; nil is PostgreSQL's own
+	race           bool                    // our programs with the race detector, which slows them several times
 }
 
 // A stack is a signer and one or more servers, as processes, over TLS.
@@ -144,7 +145,7 @@ func (s *stack) writeSignerConfig() {
 		"server": object{
 			"grpc_addr": s.signerAddr(), "tls_cert_file": "signer.crt", "tls_key_file": "signer.key", "client_ca_file": "ca.crt",
 		},
-		"storage": object{"backend": s.cfg.backend, "db_url": s.signerDB, "default_alias": signerAlias},
+		"storage": object{"backend": s.cfg.backend, "db_url": s.programURL(s.signerDB), "default_alias": signerAlias},
 		"logging": object{"level": "info"},
 	})
 }
@@ -161,7 +162,7 @@ func (s *stack) serverConfig(i int) object {
 			"type": "remote", "hostname": "localhost", "port": strconv.Itoa(s.signerPort), "key_algorithm": "ecdsa",
 			"tls_ca_file": "ca.crt", "tls_client_cert": "client.crt", "tls_client_key": "client.key",
 		},
-		"storage": object{"backend": s.cfg.backend, "db_url": s.serverDB},
+		"storage": object{"backend": s.cfg.backend, "db_url": s.programURL(s.serverDB)},
 		"logging": object{"level": "info"},
 	}
 }
@@ -177,6 +178,14 @@ func (s *stack) addServer(of impl, auth object) int {
 	s.writeConfig(serverConfigName(i), cfg)
 	s.startServerOf(of, i)
 	return i
+}
+
+// programURL is what the programs know a database by.
+func (s *stack) programURL(db string) string {
+	if s.cfg.pooler == nil {
+		return db
+	}
+	return s.cfg.pooler(db)
 }
 
 func serverConfigName(i int) string { return fmt.Sprintf("server%d.json", i) }
