@@ -78,7 +78,7 @@ func (p *postgres) ids(ctx context.Context) error {
 					fmt.Sprintf("lock table %s in share row exclusive mode", name),
 					fmt.Sprintf("create sequence if not exists %s.%s owned by %s.id", quote(r.Schema), quote(t.name+"_id_seq"), name),
 					fmt.Sprintf("alter table %s alter id set default nextval(%s::regclass)", name, literal(quote(r.Schema)+"."+quote(t.name+"_id_seq"))),
-					fmt.Sprintf("select setval(%s::regclass, coalesce(max(id), 0) + 1, false) from %s", literal(quote(r.Schema)+"."+quote(t.name+"_id_seq")), name),
+					fmt.Sprintf("select setval(%s::regclass, coalesce(max(id), 1), max(id) is not null) from %s", literal(quote(r.Schema)+"."+quote(t.name+"_id_seq")), name),
 				},
 			}))
 			continue

@@ -1,0 +1,3 @@
+INSERT INTO changefeed (created_at, gun, version, sha256, category) VALUES ('2026-11-21 16:01:19.180523', 'example.com/field/app', 1, '75c5af1c0ceeae1240e191a55a4cdd7eaa56b6f1af7bc50acbda77ed58cfbd48', 'update');
+INSERT INTO changefeed (created_at, gun, version, sha256, category) VALUES ('2026-11-21 16:01:19.325387', 'example.com/field/app', 2, 'f684d0d20d6093234eb006aff395f5a53040e3f11f7bddc0ca462e8f40a6d54f', 'update');
+INSERT INTO changefeed (created_at, gun, version, sha256, category) VALUES ('2026-11-21 16:01:19.470965', 'example.com/field/app', 3, '3e03e1723bf23a0744cdc7cd62bd215e2ff429c472512d1919b822179318927d', 'update');

@@ -1,0 +1,47 @@
+-- Both programs in one database, each with the tool's table under a name of its own.
+CREATE TABLE tuf_files (
+    id serial PRIMARY KEY,
+    created_at timestamp NULL DEFAULT NULL,
+    updated_at timestamp NULL DEFAULT NULL,
+    deleted_at timestamp NULL DEFAULT NULL,
+    gun varchar(255) NOT NULL,
+    role varchar(255) NOT NULL,
+    version integer NOT NULL,
+    data bytea NOT NULL,
+    sha256 char(64) DEFAULT NULL,
+    UNIQUE (gun, role, version)
+);
+CREATE INDEX tuf_files_sha256_idx ON tuf_files (sha256);
+CREATE TABLE change_category (category varchar(20) PRIMARY KEY);
+INSERT INTO change_category VALUES ('update'), ('deletion');
+CREATE TABLE changefeed (
+    id serial PRIMARY KEY,
+    created_at timestamp DEFAULT CURRENT_TIMESTAMP,
+    gun varchar(255) NOT NULL,
+    version integer NOT NULL,
+    sha256 char(64) DEFAULT NULL,
+    category varchar(20) NOT NULL DEFAULT 'update' REFERENCES change_category
+);
+CREATE INDEX idx_changefeed_gun ON changefeed (gun);
+CREATE TABLE private_keys (
+    id serial PRIMARY KEY,
+    created_at timestamp NULL DEFAULT NULL,
+    updated_at timestamp NULL DEFAULT NULL,
+    deleted_at timestamp NULL DEFAULT NULL,
+    key_id varchar(255) NOT NULL,
+    encryption_alg varchar(255) NOT NULL,
+    keywrap_alg varchar(255) NOT NULL,
+    algorithm varchar(50) NOT NULL,
+    passphrase_alias varchar(50) NOT NULL,
+    public bytea NOT NULL,
+    private bytea NOT NULL,
+    gun varchar(255) NOT NULL,
+    role varchar(255) NOT NULL,
+    last_used timestamp NULL DEFAULT NULL,
+    CONSTRAINT key_id UNIQUE (key_id),
+    CONSTRAINT key_id_2 UNIQUE (key_id, algorithm)
+);
+CREATE TABLE server_migrations (version bigint NOT NULL PRIMARY KEY, dirty boolean NOT NULL);
+INSERT INTO server_migrations VALUES (2, false);
+CREATE TABLE signer_migrations (version bigint NOT NULL PRIMARY KEY, dirty boolean NOT NULL);
+INSERT INTO signer_migrations VALUES (1, false);

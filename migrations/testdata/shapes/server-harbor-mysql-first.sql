@@ -1,0 +1,31 @@
+-- The same, from a MySQL database without a changefeed: the table of categories stays empty.
+CREATE TABLE tuf_files (
+    id int PRIMARY KEY,
+    created_at timestamp NULL DEFAULT NULL,
+    updated_at timestamp NULL DEFAULT NULL,
+    deleted_at timestamp NULL DEFAULT NULL,
+    gun varchar(255) NOT NULL,
+    role varchar(255) NOT NULL,
+    version integer NOT NULL,
+    data bytea NOT NULL,
+    sha256 char(64) DEFAULT NULL,
+    UNIQUE (gun, role, version)
+);
+CREATE INDEX tuf_files_sha256_idx ON tuf_files (sha256);
+CREATE SEQUENCE IF NOT EXISTS tuf_files_id_seq;
+ALTER TABLE tuf_files ALTER COLUMN id SET DEFAULT nextval('tuf_files_id_seq');
+CREATE TABLE change_category (category varchar(20) PRIMARY KEY);
+CREATE TABLE changefeed (
+    id serial PRIMARY KEY,
+    created_at timestamp DEFAULT CURRENT_TIMESTAMP,
+    gun varchar(255) NOT NULL,
+    version integer NOT NULL,
+    sha256 char(64) DEFAULT NULL,
+    category varchar(20) NOT NULL DEFAULT 'update' REFERENCES change_category
+);
+CREATE INDEX idx_changefeed_gun ON changefeed (gun);
+CREATE TABLE schema_migrations (version int PRIMARY KEY);
+INSERT INTO schema_migrations VALUES (1);
+INSERT INTO schema_migrations VALUES (2);
+INSERT INTO schema_migrations VALUES (3);
+INSERT INTO schema_migrations VALUES (4);
