@@ -385,3 +385,39 @@ func (w *swapWriter) inOrder(l ledger, role string, offset int) (versions int, e
 	}
 	return versions, nil
 }
+
+// TestInOrder shows that the account of the publishes finds one that is lost,
+// late, or was never answered 200.
+func TestInOrder(t *testing.T) {
+	with := func(version int, names ...string) stored {
+		e := stored{role: "targets", version: version, targets: map[string]bool{}}
+		for _, name := range names {
+			e.targets[name] = true
+		}
+		return e
+	}
+	base := with(1, "first")
+	var before metaFile
+	before.Signed.Version = base.version
+	for _, c := range []struct {
+		name  string
+		l     ledger
+		acked int32
+		want  int // versions; 0 is a fault
+	}{
+		{"each once", ledger{base, with(2, "first", "n0"), with(3, "first", "n0", "n2")}, 4, 2},
+		{"one stored, answered to nobody, and made again", ledger{base, with(2, "first", "n0"), with(3, "first", "n0"), with(4, "first", "n0", "n2")}, 3, 3},
+		{"the last is lost", ledger{base, with(2, "first", "n0")}, 3, 0},
+		{"one is lost later", ledger{base, with(2, "first", "n0"), with(3, "first", "n2")}, 3, 0},
+		{"out of order", ledger{base, with(2, "first", "n2"), with(3, "first", "n2", "n0")}, 3, 0},
+		{"two at once", ledger{base, with(2, "first", "n0", "n2")}, 3, 0},
+		{"one too many", ledger{base, with(2, "first", "n0"), with(3, "first", "n0", "n2")}, 2, 0},
+	} {
+		w := &swapWriter{before: generation{"targets": before}}
+		w.acked.Store(c.acked)
+		got, err := w.inOrder(c.l, "targets", 0)
+		if c.want == 0 && err == nil || c.want > 0 && (err != nil || got != c.want) {
+			t.Errorf("%s: %d versions, %v; want %d", c.name, got, err, c.want)
+		}
+	}
+}
