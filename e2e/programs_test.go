@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/crypto/bcrypt"
 )
 
 // TestStatic shows that the programs run on any Linux: they ask for no loader
@@ -140,6 +142,42 @@ func (s *stack) wantRefusal(name, which string, o object, says []string) {
 		if code != 1 || missing || strings.Contains(out, "s3cret") {
 			s.t.Errorf("%s: exit %d, want 1, with %q:\n%s", name, code, says, out)
 		}
+	}
+}
+
+// TestManualsPolicy: the policy that the manual shows is one.
+func TestManualsPolicy(t *testing.T) {
+	t.Parallel()
+	manual, err := os.ReadFile("../docs/configuration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, found := strings.Cut(string(manual), "```json\n")
+	policy, _, closed := strings.Cut(rest, "```")
+	if !found || !closed || !strings.Contains(policy, `"rules"`) {
+		t.Fatalf("the manual shows no policy, but %q", policy)
+	}
+	hash, err := bcrypt.GenerateFromPassword([]byte("any"), bcrypt.MinCost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &stack{t: t, dir: t.TempDir()}
+	o := s.bareServer()
+	o["auth"] = object{"type": "htpasswd", "options": object{"path": "users", "policy": "policy.json"}}
+	s.writeConfig("config.json", o)
+	for name, content := range map[string]string{"users": "alice:" + string(hash) + "\n", "policy.json": policy} {
+		if err := os.WriteFile(s.file(name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out, code := runProgram(t, program(t, "trust-server"), "-check-config", "-config="+s.file("config.json")); code != 0 {
+		t.Errorf("exit %d:\n%s", code, out)
+	}
+	if err := os.WriteFile(s.file("policy.json"), []byte(strings.Replace(policy, `"rules"`, `"rulez"`, 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, code := runProgram(t, program(t, "trust-server"), "-check-config", "-config="+s.file("config.json")); code != 1 || !strings.Contains(out, "rulez") {
+		t.Errorf("with a fault in it: exit %d:\n%s", code, out)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"countersign/internal/config"
@@ -34,15 +35,27 @@ func (d *daemon) openGate(report *config.Report) gate {
 		if err == nil {
 			return t
 		}
-		report.Faults = append(report.Faults, config.Fault{Key: "auth.options.rootcertbundle", Problem: err.Error()})
+		tell(report, "auth.options.rootcertbundle", err)
 	case config.AuthHtpasswd:
 		h, err := auth.NewHtpasswd(auth.HtpasswdConfig{Realm: o.Realm, Path: o.Path, Policy: o.Policy, Log: d.Log, Now: time.Now})
 		if err == nil {
 			return h
 		}
-		report.Faults = append(report.Faults, config.Fault{Key: "auth.options", Problem: err.Error()})
+		tell(report, "auth.options", err)
 	}
 	return nil
+}
+
+// tell adds what err says to the report, each joined error by itself and without
+// the key, which the fault names.
+func tell(report *config.Report, key string, err error) {
+	faults := []error{err}
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		faults = joined.Unwrap()
+	}
+	for _, err := range faults {
+		report.Faults = append(report.Faults, config.Fault{Key: key, Problem: strings.TrimPrefix(err.Error(), key+": ")})
+	}
 }
 
 func isAuth(key string) bool {
