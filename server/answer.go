@@ -117,6 +117,31 @@ var wire = []struct {
 	{storage.ErrTooLarge, onUpdate, answerUpdate.with(because("the metadata does not fit the server's database"))},
 }
 
+// keyFaults are the words for what is wrong with a key that the server should
+// sign with. It is no client's fault, and must not look like the absence of
+// anything; but whoever reads it can tell the operator which it is.
+var keyFaults = []struct {
+	err  error
+	text string
+}{
+	{storage.ErrNoPassphrase, "the signer cannot open a key of this repository: it has no passphrase for the key's alias"},
+	{storage.ErrWrongPassphrase, "the signer cannot open a key of this repository: wrong passphrase for its alias"},
+	{storage.ErrKeyCorrupt, "the signer cannot open a key of this repository: what is stored of it is corrupt"},
+	{storage.ErrKeySealed, "the signer cannot open a key of this repository"},
+	{storage.ErrKeyMissing, "the signer does not have a key that root lists for the server"},
+}
+
+// operatorsTask is a detail to which the ID of the request is added.
+type operatorsTask string
+
+// under returns a with id in its detail, if it is one for the operator.
+func (a *answer) under(id string) *answer {
+	if task, ok := a.detail.(operatorsTask); ok {
+		return a.with(string(task) + "; ask the operator (request " + id + ")")
+	}
+	return a
+}
+
 // answerTo returns the answer to a request for op that failed with err.
 func answerTo(op operation, err error) *answer {
 	if a, ok := errors.AsType[*answer](err); ok {
@@ -130,6 +155,11 @@ func answerTo(op operation, err error) *answer {
 		when, otherwise = onUpdate, answerUpdating
 		if r, ok := errors.AsType[*publish.Rejection](err); ok {
 			return answerUpdate.with(reason{r.Kind, reasonText{r.Missing, r.Msg}})
+		}
+	}
+	for _, f := range keyFaults {
+		if errors.Is(err, f.err) {
+			return otherwise.with(operatorsTask(f.text))
 		}
 	}
 	for _, line := range wire {

@@ -95,7 +95,7 @@ func (s *server) handle(op operation, h handler) http.Handler {
 		if err == nil {
 			return
 		}
-		a := answerTo(q.op, err)
+		a := answerTo(q.op, err).under(q.id)
 		q.failure = err
 		if rec, ok := w.(*recorder); ok && rec.gone(r.Context(), a) {
 			rec.status = statusGone

@@ -49,7 +49,7 @@ func (s *Service) makeKey(ctx context.Context, gun tuf.GUN, role tuf.RoleName, a
 	defer clear(plaintext)
 	sealed, err := s.sealer.Seal(s.alias, plaintext)
 	if err != nil {
-		return storage.Key{}, err
+		return storage.Key{}, &keyFault{err, "", s.alias}
 	}
 	made := storage.Key{
 		ID:            p.public.ID(),
@@ -143,7 +143,7 @@ func (s *Service) permitted(ctx context.Context, gun tuf.GUN, role tuf.RoleName,
 		s.opened.drop(id)
 	}
 	if err != nil {
-		return storage.Key{}, err
+		return storage.Key{}, &keyFault{err, id, ""}
 	}
 	if row.GUN == "" && row.Role == "" {
 		s.warnNameless(ctx, row.ID)
@@ -174,7 +174,7 @@ func (s *Service) open(row storage.Key) (*entry, error) {
 	p, err := s.unseal(row)
 	s.metrics.opens.WithLabelValues(outcome(err)).Inc()
 	if err != nil {
-		return nil, fmt.Errorf("opening key %s: %w", row.ID, err)
+		return nil, &keyFault{fmt.Errorf("opening key %s: %w", row.ID, err), row.ID, row.Alias}
 	}
 	return s.opened.put(row.ID, print, p), nil
 }
@@ -187,16 +187,38 @@ func (s *Service) unseal(row storage.Key) (*private, error) {
 	defer clear(plaintext)
 	p, err := parsePrivate(row.Algorithm, plaintext)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w: %w", storage.ErrKeySealed, seal.ErrCorrupt, err)
+		return nil, fmt.Errorf("%w: %w", seal.ErrCorrupt, err)
 	}
 	// Who can write to the table must not make one key sign under the name of
 	// another: neither by moving the sealed part nor by moving the public one.
 	public := tuf.Key{Type: row.Algorithm, Public: row.Public}
 	if public.ID() != row.ID || !p.matches(public) {
 		p.wipe()
-		return nil, fmt.Errorf("%w: %w: its private part, its public part and its ID are not of one key", storage.ErrKeySealed, seal.ErrCorrupt)
+		return nil, fmt.Errorf("%w: its private part, its public part and its ID are not of one key", seal.ErrCorrupt)
 	}
 	return p, nil
+}
+
+// A keyFault is why a key cannot be used, with the names under which an operator
+// finds it: for the log alone.
+type keyFault struct {
+	err   error
+	id    tuf.KeyID // "" for a key that is not made yet
+	alias string    // "" if the row could not be read
+}
+
+func (f *keyFault) Error() string { return f.err.Error() }
+func (f *keyFault) Unwrap() error { return f.err }
+
+// LogAttrs are the fields for the line that tells of f.
+func (f *keyFault) LogAttrs() (attrs []any) {
+	if f.id != "" {
+		attrs = append(attrs, "key_id", string(f.id))
+	}
+	if f.alias != "" {
+		attrs = append(attrs, "alias", f.alias)
+	}
+	return attrs
 }
 
 // openable reports why row could not sign.

@@ -254,6 +254,9 @@ func hideKey(gun tuf.GUN, err error) error {
 	if errors.Is(err, storage.ErrUnavailable) || errors.Is(err, storage.ErrKeySealed) || errors.Is(err, context.Canceled) {
 		return fmt.Errorf("renewing %s: %w", gun, err)
 	}
+	if errors.Is(err, storage.ErrNotFound) {
+		return fmt.Errorf("renewing %s: %w: %v", gun, storage.ErrKeyMissing, err)
+	}
 	return fmt.Errorf("renewing %s: %v", gun, err)
 }
 
@@ -261,7 +264,9 @@ func hideKey(gun tuf.GUN, err error) error {
 // or timestamp: the one that the current root lists, if the signer has it, else
 // one that has not been used, or a new one. A fault of database or signer is
 // returned as such, and no key is made: the client would list a key in its root
-// for which there is no need.
+// for which there is no need. That the signer has none of the listed timestamp
+// keys is such a fault, storage.ErrKeyMissing, for these are never a client's:
+// RotateKey mends it, when the owner wants that.
 func (p *Publisher) Key(ctx context.Context, gun tuf.GUN, role tuf.RoleName) (tuf.Key, error) {
 	if err := serverRole(role); err != nil {
 		return tuf.Key{}, err
@@ -282,6 +287,7 @@ func (p *Publisher) Key(ctx context.Context, gun tuf.GUN, role tuf.RoleName) (tu
 		return tuf.Key{}, fmt.Errorf("loading the root of %s: %w: %v", gun, storage.ErrDamaged, err)
 	}
 	authority := root.Authority(role)
+	missing := false
 	ids := slices.Sorted(slices.Values(authority.KeyIDs))
 	for _, id := range slices.Compact(ids) {
 		canonical, err := authority.Keys[id].CanonicalID()
@@ -297,6 +303,10 @@ func (p *Publisher) Key(ctx context.Context, gun tuf.GUN, role tuf.RoleName) (tu
 		case !errors.Is(err, storage.ErrNotFound):
 			return tuf.Key{}, fmt.Errorf("asking the signer for key %s of %s: %w", canonical, gun, err)
 		}
+		missing = true
+	}
+	if missing && role == tuf.RoleTimestamp {
+		return tuf.Key{}, fmt.Errorf("finding the %s key of %s: %w", role, gun, storage.ErrKeyMissing)
 	}
 	return p.RotateKey(ctx, gun, role)
 }

@@ -18,12 +18,17 @@ var wire = []struct {
 	err  error // server: the first that matches decides
 	code codes.Code
 	text string // what the client reads; "" for the text of the error itself
-	back error  // client: of the first line with that code
+	back error  // client: of the line with that code and text, else of the last with that code
 }{
 	{storage.ErrInvalid, codes.InvalidArgument, "", storage.ErrInvalid},
 	{storage.ErrTooLarge, codes.InvalidArgument, "value too large", storage.ErrInvalid},
 	{storage.ErrNotFound, codes.NotFound, "key ID not found", storage.ErrNotFound},
-	{storage.ErrKeySealed, codes.FailedPrecondition, "", storage.ErrKeySealed},
+	// Which alias, and what is wrong with the row, is for the log. Upstream's
+	// server takes any code but OK alike.
+	{storage.ErrNoPassphrase, codes.FailedPrecondition, storage.ErrNoPassphrase.Error(), storage.ErrNoPassphrase},
+	{storage.ErrWrongPassphrase, codes.FailedPrecondition, storage.ErrWrongPassphrase.Error(), storage.ErrWrongPassphrase},
+	{storage.ErrKeyCorrupt, codes.FailedPrecondition, storage.ErrKeyCorrupt.Error(), storage.ErrKeyCorrupt},
+	{storage.ErrKeySealed, codes.FailedPrecondition, storage.ErrKeySealed.Error(), storage.ErrKeySealed},
 	{storage.ErrKeyForbidden, codes.PermissionDenied, storage.ErrKeyForbidden.Error(), storage.ErrKeyForbidden},
 	// The text of these may hold the address of the database.
 	{storage.ErrUnavailable, codes.Unavailable, "key store unavailable", storage.ErrUnavailable},
@@ -36,8 +41,9 @@ var wire = []struct {
 // A fault is an error on its way out: the status is for the client, the error
 // for the log.
 type fault struct {
-	err error
-	st  *status.Status
+	err   error
+	st    *status.Status
+	cause error // its line in wire; nil if it has none
 }
 
 func (f *fault) Error() string              { return f.err.Error() }
@@ -58,9 +64,9 @@ func statusOf(err error, notFound, internal string) error {
 		case text == "":
 			text = err.Error()
 		}
-		return &fault{err, status.New(w.code, text)}
+		return &fault{err, status.New(w.code, text), w.err}
 	}
-	return &fault{err, status.New(codes.Internal, internal)}
+	return &fault{err, status.New(codes.Internal, internal), nil}
 }
 
 // errorOf is statusOf seen from the other end: it wraps the sentinel that
@@ -69,11 +75,19 @@ func errorOf(doing string, err error) error {
 	if err == nil {
 		return nil
 	}
-	code := status.Code(err)
+	st := status.Convert(err)
+	var back error
 	for _, w := range wire {
-		if w.code == code {
-			return fmt.Errorf("%s: %w: %w", doing, w.back, err)
+		if w.code != st.Code() {
+			continue
+		}
+		back = w.back
+		if w.text == st.Message() {
+			break
 		}
 	}
-	return fmt.Errorf("%s: %w", doing, err)
+	if back == nil {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
+	return fmt.Errorf("%s: %w: %w", doing, back, err)
 }

@@ -30,7 +30,7 @@ func (h *handlers) CreateKey(ctx context.Context, r *proto.CreateKeyRequest) (*p
 	algorithm := r.GetAlgorithm()
 	if algorithm != tuf.KeyECDSA && algorithm != tuf.KeyED25519 {
 		text := fmt.Sprintf("algorithm %.64s not supported for create key", algorithm)
-		return nil, &fault{errors.New(text), status.New(codes.Unknown, text)}
+		return nil, &fault{errors.New(text), status.New(codes.Unknown, text), nil}
 	}
 	k, err := h.keys.CreateKey(ctx, tuf.GUN(r.GetGun()), tuf.RoleName(r.GetRole()), algorithm)
 	if err != nil {

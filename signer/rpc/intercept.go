@@ -15,6 +15,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+
+	"countersign/proto"
 )
 
 // maxRequestID bounds what a caller can put into our log.
@@ -41,17 +43,39 @@ func (i *interceptor) observe(ctx context.Context, req any, info *grpc.UnaryServ
 	case codes.OK:
 	case codes.Internal, codes.Unavailable, codes.FailedPrecondition, codes.DeadlineExceeded:
 		level = slog.LevelError
+	case codes.NotFound:
+		level = slog.LevelInfo
+		if info.FullMethod == proto.Signer_Sign_FullMethodName {
+			// A root lists it, or nobody would ask. Its row is gone.
+			level = slog.LevelWarn
+		}
 	default:
 		level = slog.LevelInfo
 	}
 	if i.log.Enabled(ctx, level) {
-		attrs := []any{"method", method, "code", code.String(), "request_id", RequestID(ctx), "duration", took}
-		if err != nil {
-			attrs = append(attrs, "error", err.Error())
-		}
-		i.log.Log(ctx, level, "rpc", attrs...)
+		i.tell(ctx, level, err, "method", method, "code", code.String(), "request_id", RequestID(ctx), "duration", took)
 	}
 	return resp, err
+}
+
+// tell writes the line of an RPC. The message names the kind of fault in words
+// that do not change, for those who watch for it; the error has the particulars.
+func (i *interceptor) tell(ctx context.Context, level slog.Level, err error, attrs ...any) {
+	msg := "rpc"
+	if err != nil {
+		msg = "rpc failed"
+		attrs = append(attrs, "error", err.Error())
+	}
+	if f, ok := errors.AsType[*fault](err); ok && f.cause != nil {
+		msg += ": " + f.cause.Error()
+	}
+	if a, ok := errors.AsType[interface {
+		error
+		LogAttrs() []any
+	}](err); ok {
+		attrs = append(attrs, a.LogAttrs()...)
+	}
+	i.log.Log(ctx, level, msg, attrs...)
 }
 
 // guard bounds the RPC in time and turns a panic into an answer: upstream's
@@ -67,7 +91,7 @@ func (i *interceptor) guard(ctx context.Context, req any, info *grpc.UnaryServer
 				text = fmt.Sprint("panic: ", e)
 			}
 			i.log.ErrorContext(ctx, "rpc panicked", "method", path.Base(info.FullMethod), "request_id", RequestID(ctx), "panic", text, "stack", string(debug.Stack()))
-			resp, err = nil, &fault{errors.New(text), status.New(codes.Internal, "internal error")}
+			resp, err = nil, &fault{errors.New(text), status.New(codes.Internal, "internal error"), nil}
 		}
 	}()
 	return next(ctx, req)

@@ -40,6 +40,7 @@ const (
 // gun and role of Key and Sign are the caller's claim: for which GUN and role
 // it wants the key. An empty claim claims nothing (upstream's server makes
 // none); a claim that is not the key's own is refused with ErrKeyForbidden.
+// An error with a method LogAttrs() []any adds these fields to the line in the log.
 // The methods may be called at once.
 type KeyService interface {
 	// CreateKey returns the unused key for gun, role and algorithm, and makes

@@ -41,14 +41,12 @@ const (
 	KeywrapAlg    = "PBES2-HS256+A128KW"
 )
 
-// Why a key cannot be sealed or opened. An error that wraps one of these also
-// wraps storage.ErrKeySealed, and names the alias; never the passphrase.
+// Why a key cannot be sealed or opened: those of package storage, under short
+// names. An error that wraps one of these names the alias; never the passphrase.
 var (
-	ErrNoPassphrase = errors.New("no passphrase")
-	// ErrWrongPassphrase: the wrapped key does not open. A row whose header was
-	// damaged looks the same.
-	ErrWrongPassphrase = errors.New("wrong passphrase")
-	ErrCorrupt         = errors.New("corrupt sealed key")
+	ErrNoPassphrase    = storage.ErrNoPassphrase
+	ErrWrongPassphrase = storage.ErrWrongPassphrase
+	ErrCorrupt         = storage.ErrKeyCorrupt
 )
 
 // Config is what a Sealer is made of.
@@ -124,7 +122,7 @@ func (s *Sealer) Seal(alias string, plaintext []byte) ([]byte, error) {
 func (s *Sealer) Open(alias string, sealed []byte) ([]byte, error) {
 	p, err := parse(sealed)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w under alias %q: %w", storage.ErrKeySealed, ErrCorrupt, alias, err)
+		return nil, fmt.Errorf("%w, under alias %q: %w", ErrCorrupt, alias, err)
 	}
 	pass, err := s.lookUp(alias)
 	if err != nil {
@@ -137,11 +135,11 @@ func (s *Sealer) Open(alias string, sealed []byte) ([]byte, error) {
 	defer clear(cek)
 	aead, err := contentCipher(cek)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w under alias %q: %w", storage.ErrKeySealed, ErrCorrupt, alias, err)
+		return nil, fmt.Errorf("%w, under alias %q: %w", ErrCorrupt, alias, err)
 	}
 	plaintext, err := aead.Open(nil, p.nonce, p.ciphertext, p.encoded)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w under alias %q: content does not authenticate", storage.ErrKeySealed, ErrCorrupt, alias)
+		return nil, fmt.Errorf("%w, under alias %q: content does not authenticate", ErrCorrupt, alias)
 	}
 	return plaintext, nil
 }
@@ -165,7 +163,7 @@ func (s *Sealer) unwrap(alias, pass string, p parts) ([]byte, error) {
 			return cek, nil
 		}
 	}
-	return nil, fmt.Errorf("%w: %w for alias %q", storage.ErrKeySealed, ErrWrongPassphrase, alias)
+	return nil, fmt.Errorf("%w %q", ErrWrongPassphrase, alias)
 }
 
 // Check reports whether there is a passphrase for alias, and whether what is
@@ -189,10 +187,10 @@ func (s *Sealer) Check(alias string) error {
 func (s *Sealer) lookUp(alias string) (string, error) {
 	pass, err := s.passphrase(alias)
 	if err != nil {
-		return "", fmt.Errorf("%w: %w for alias %q: %w", storage.ErrKeySealed, ErrNoPassphrase, alias, err)
+		return "", fmt.Errorf("%w %q: %w", ErrNoPassphrase, alias, err)
 	}
 	if pass == "" {
-		return "", fmt.Errorf("%w: %w for alias %q", storage.ErrKeySealed, ErrNoPassphrase, alias)
+		return "", fmt.Errorf("%w %q", ErrNoPassphrase, alias)
 	}
 	return pass, nil
 }
