@@ -25,7 +25,7 @@ type TokenConfig struct {
 	Autoredirect bool
 
 	// FullAccessActions are the actions that together count as "*" on a
-	// repository, as in Harbor, whose tokens stopped to hold "*". Empty: none do.
+	// repository, as newer Harbors mean it, whose tokens hold no "*". Empty: none do.
 	FullAccessActions []string
 
 	Log *slog.Logger     // nil: nothing is logged

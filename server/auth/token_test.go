@@ -13,7 +13,14 @@ import (
 	"testing/synctest"
 	"time"
 
+	"countersign/server"
 	"countersign/server/auth"
+)
+
+// They fit where the server wants them.
+var (
+	_ server.AccessFunc = (*auth.Tokens)(nil).Authorize
+	_ server.Challenger = (*auth.Refusal)(nil)
 )
 
 func TestTokens(t *testing.T) {
