@@ -29,6 +29,8 @@ type Finding struct {
 	Gaps []Gap `json:"to_do"`
 	// Notes are worth knowing, and nothing has to be done about them.
 	Notes []string `json:"notes,omitempty"`
+	// Audit: the tables of the audit log are there and may be used.
+	Audit bool `json:"audit_log"`
 }
 
 // A Table is one of the tables, as it was found.

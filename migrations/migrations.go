@@ -95,18 +95,18 @@ func Apply(ctx context.Context, db *sqldb.DB, s Schema) error {
 	return err
 }
 
-// Check reports, without writing, whether the stores can work on the tables of
-// s as they are: nil, or an error that wraps ErrShape.
-func Check(ctx context.Context, db *sqldb.DB, s Schema) error {
+// Check looks, without writing, whether the stores can work on the tables of s
+// as they are. If not, the error wraps ErrShape.
+func Check(ctx context.Context, db *sqldb.DB, s Schema) (*Finding, error) {
 	f, err := Inspect(ctx, db, s)
 	if err == nil {
 		for _, g := range f.Gaps {
 			if g.Required {
-				return fmt.Errorf("checking %s schema: %w: %s: %s", s, ErrShape, g.What, g.Means)
+				return f, fmt.Errorf("checking %s schema: %w: %s: %s", s, ErrShape, g.What, g.Means)
 			}
 		}
 	}
-	return err
+	return f, err
 }
 
 func known(s Schema) error {

@@ -138,7 +138,7 @@ func inspectPostgres(ctx context.Context, q sqldb.Querier, s Schema) (*Finding, 
 		}
 		p.f.Tables = append(p.f.Tables, row)
 	}
-	for _, look := range []func(context.Context) error{p.elsewhere, p.missing, p.rights, p.categories, p.ids, p.additions, p.versions} {
+	for _, look := range []func(context.Context) error{p.elsewhere, p.missing, p.rights, p.categories, p.ids, p.additions, p.own, p.versions} {
 		if err := look(ctx); err != nil {
 			p.f.Shape = "unusable"
 			return p.f, err

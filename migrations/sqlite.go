@@ -46,6 +46,9 @@ func inspectSQLite(ctx context.Context, q sqldb.Querier, s Schema) (*Finding, er
 			return f, err
 		}
 	}
+	if err := f.ownSQLite(ctx, q); err != nil {
+		return f, err
+	}
 	switch present {
 	case 0:
 		f.Shape = "empty: none of the tables is there"

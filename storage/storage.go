@@ -83,6 +83,9 @@ type Set struct {
 	// What an earlier life of such a role left stored is removed, so that a
 	// delegation that was removed can start again at version 1.
 	Revived []tuf.RoleName
+	// Event is written to the audit log together with the set; nil for a
+	// renewal. GUN and Roles are filled in by the store.
+	Event *Event
 }
 
 // Categories of a Change.
@@ -138,8 +141,10 @@ type MetadataStore interface {
 	// somebody who may do so mends or deletes it. What else a GUN without these
 	// four has stored is debris of hand-typed SQL: a set with nil Base removes it.
 	Publish(ctx context.Context, set Set) error
-	// Delete removes every row of gun and writes a changefeed row of category
-	// deletion, in one transaction; it reports whether there was anything.
+	// Delete removes every row of gun, writes a changefeed row of category
+	// deletion and an event, whose origin is that of ctx, and dooms the keys that
+	// its roots list for snapshot and timestamp, in one transaction; it reports
+	// whether there was anything.
 	Delete(ctx context.Context, gun tuf.GUN) (bool, error)
 	// Changes returns a page of the changefeed. IDs are in commit order: who
 	// reads on from the last ID seen misses nothing.

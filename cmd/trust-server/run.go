@@ -109,6 +109,9 @@ func (d *daemon) serve(ctx context.Context, signer *rpc.Client) error {
 	}
 	defer db.Close()
 	d.store = metadb.New(db.DB)
+	if !db.Audit {
+		d.store = d.store.WithoutAudit()
+	}
 	publisher, err := publish.New(publish.Config{
 		Store: d.store, Signer: signer, KeyAlgorithm: d.cfg.TrustService.KeyAlgorithm, Log: d.Log, Now: time.Now,
 		AllowUnvouched: d.cfg.Repositories.AllowUnvouched,

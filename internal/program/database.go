@@ -21,6 +21,8 @@ const openTime = 30 * time.Second
 // A Database is the open database of a daemon.
 type Database struct {
 	*sqldb.DB
+	// Audit: the tables of the audit log may be used. Server only.
+	Audit     bool
 	temporary string // folder of a database that is not kept
 }
 
@@ -52,12 +54,15 @@ func (p *Program) OpenDatabase(ctx context.Context, s config.Storage, schema mig
 		// its time, and other replicas wait for the one that makes it.
 		err = service.Retry(ctx, p.Log, "preparing the tables", transient, func(ctx context.Context) error {
 			if !s.Migrate && db.temporary == "" {
-				return migrations.Check(ctx, db.DB, schema)
+				found, err := migrations.Check(ctx, db.DB, schema)
+				db.Audit = err == nil && found.Audit
+				return err
 			}
 			found, err := migrations.Adopt(ctx, db.DB, schema)
 			if err != nil {
 				return err
 			}
+			db.Audit = found.Audit
 			for _, w := range found.Warnings() {
 				p.Warn(ctx, "database: "+w)
 			}

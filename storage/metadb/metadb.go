@@ -20,7 +20,8 @@ import (
 // number of goroutines, and any number of Stores, in other processes too, may
 // share a database.
 type Store struct {
-	db *sqldb.DB
+	db      *sqldb.DB
+	noAudit bool
 
 	// mu guards cursor. It is never held during a query.
 	mu     sync.Mutex
@@ -31,6 +32,11 @@ var _ storage.MetadataStore = (*Store)(nil)
 
 // New returns the store in db, whose tables package migrations has made.
 func New(db *sqldb.DB) *Store { return &Store{db: db} }
+
+// WithoutAudit returns a store on the same database that neither writes an
+// audit log nor remembers the keys of deleted repositories: for a database whose
+// owner has not made our tables.
+func (s *Store) WithoutAudit() *Store { return &Store{db: s.db, noAudit: true} }
 
 // Check makes sure that the tables can be read. It is what a health check asks.
 func (s *Store) Check(ctx context.Context) error {
@@ -112,6 +118,9 @@ func (s *Store) Delete(ctx context.Context, gun tuf.GUN) (bool, error) {
 		if err := s.lockTimestamp(ctx, tx, gun); err != nil {
 			return err
 		}
+		if err := s.doom(ctx, tx, gun); err != nil {
+			return err
+		}
 		for {
 			n, err := tx.Exec(ctx, `delete from tuf_files where gun = $1`, string(gun))
 			if err != nil {
@@ -124,6 +133,9 @@ func (s *Store) Delete(ctx context.Context, gun tuf.GUN) (bool, error) {
 		}
 		if deleted == 0 {
 			return nil
+		}
+		if err := s.record(ctx, tx, storage.Event{Action: storage.ActionDelete, GUN: gun, Origin: storage.OriginOf(ctx)}); err != nil {
+			return err
 		}
 		return change(ctx, tx, sqldb.Stamp(s.db.Now()), storage.Change{GUN: gun, Category: storage.ChangeDeletion})
 	})

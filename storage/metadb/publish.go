@@ -38,6 +38,9 @@ func (s *Store) Publish(ctx context.Context, set storage.Set) error {
 
 func (s *Store) publish(ctx context.Context, p *publish) error {
 	p.now = sqldb.Stamp(s.db.Now())
+	if s.noAudit {
+		p.Event = nil
+	}
 	unsure := false // an earlier sending of the statement may have been kept
 	for try := range 4 {
 		stored, err := false, error(nil)
@@ -108,6 +111,11 @@ func newPublish(set storage.Set) (*publish, error) {
 		} else if f.Role != tuf.RoleSnapshot && !slices.Contains(set.Revived, f.Role) {
 			p.uploaded = append(p.uploaded, f)
 		}
+	}
+	if set.Event != nil {
+		e := *set.Event
+		e.GUN, e.Roles = set.GUN, storage.RolesOf(set.Files)
+		p.Event = &e
 	}
 	if p.timestamp.Role == "" {
 		return nil, fmt.Errorf("%w: a set without a timestamp", storage.ErrInvalid)
@@ -218,7 +226,14 @@ func (p *publish) statement() (string, []any) {
 		put as (
 			insert into tuf_files (created_at, updated_at, gun, role, version, sha256, data)
 			select %[2]s, %[2]s, %[1]s, role, version, sha256, data from free, file order by n
-			returning 1)
+			returning 1)`, gun, now)
+	if p.Event != nil {
+		fmt.Fprintf(&b, `,
+		audited as (
+			insert into countersign_audit (%s)
+			select %s from (select count(*) as n from put) p where p.n = %d)`, eventColumns, eventRow(&a, *p.Event, p.now), len(p.Files))
+	}
+	fmt.Fprintf(&b, `
 		insert into changefeed (created_at, gun, version, sha256, category)
 		select %[2]s, %[1]s, %[3]s, %[4]s, 'update' from (select count(*) as n from put) p where p.n = %[5]d`,
 		gun, now, version, sum, len(p.Files))
@@ -283,6 +298,11 @@ func (s *Store) inTx(ctx context.Context, tx *sqldb.Tx, p *publish) error {
 	}
 	if err := insert(ctx, tx, p); err != nil {
 		return err
+	}
+	if p.Event != nil {
+		if err := s.record(ctx, tx, *p.Event); err != nil {
+			return err
+		}
 	}
 	return change(ctx, tx, p.now, storage.Change{
 		GUN: p.GUN, Version: p.timestamp.Version, SHA256: p.timestamp.Checksum.String(), Category: storage.ChangeUpdate,

@@ -1,0 +1,115 @@
+package storage
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"countersign/tuf"
+)
+
+// What an Event records.
+const (
+	ActionPublish = "publish"
+	ActionRotate  = "rotate" // a new server-managed key was handed out
+	ActionDelete  = "delete" // by a client
+	ActionPurge   = "purge"  // by an operator, as all below
+	ActionRestore = "restore"
+	ActionImport  = "import"
+	ActionRewrap  = "rewrap"
+	ActionOrphans = "delete-keys"
+	ActionPrune   = "prune"
+)
+
+// An Event is one entry of the audit log: who did what. Renewals by the server
+// itself are no events; the changefeed has them.
+type Event struct {
+	ID     int64
+	At     time.Time
+	Action string
+	GUN    tuf.GUN // "" for what is about no one repository
+	Origin
+	// Roles are the files that were written or removed, as RolesOf writes them.
+	Roles string
+	// Reason is the operator's.
+	Reason string
+}
+
+// An Origin says on whose behalf something is done. It travels in the context,
+// as all that is there for the log alone.
+type Origin struct {
+	// Actor is the subject of a token, a user of the password file, "operator
+	// NAME", or "" where clients are not authenticated.
+	Actor     string
+	RequestID string
+}
+
+type originKey struct{}
+
+// WithOrigin returns a context for what is done on behalf of o.
+func WithOrigin(ctx context.Context, o Origin) context.Context {
+	return context.WithValue(ctx, originKey{}, o)
+}
+
+// OriginOf returns what WithOrigin has put into ctx, or the zero Origin.
+func OriginOf(ctx context.Context) Origin {
+	o, _ := ctx.Value(originKey{}).(Origin)
+	return o
+}
+
+// An AuditLog keeps events. It has no method that changes or removes one, and
+// the database refuses that, too.
+type AuditLog interface {
+	// Record adds e. ID and, if it is zero, At are set by the store.
+	Record(ctx context.Context, e Event) error
+	// Events returns a page, oldest first.
+	Events(ctx context.Context, q EventQuery) ([]Event, error)
+}
+
+// An EventQuery selects a page of the audit log.
+type EventQuery struct {
+	GUN   tuf.GUN // "" for all
+	Limit int     // at most so many, > 0
+	// After finds events with a higher ID; Newest the newest Limit ones.
+	After  int64
+	Newest bool
+}
+
+// maxRoles bounds the text of RolesOf.
+const maxRoles = 1000
+
+// RolesOf writes "root 2, targets 5": roles and versions, in the order of
+// files, cut where it gets long.
+func RolesOf(files []Metadata) string {
+	var b strings.Builder
+	for i, f := range files {
+		if b.Len() > maxRoles {
+			fmt.Fprintf(&b, " and %d more", len(files)-i)
+			break
+		}
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		fmt.Fprintf(&b, "%s %d", f.Role, f.Version)
+	}
+	return b.String()
+}
+
+// A DoomedKey is a key of a repository that was deleted. The signer may still
+// have it.
+type DoomedKey struct {
+	GUN  tuf.GUN
+	Role tuf.RoleName
+	ID   tuf.KeyID // canonical
+}
+
+// A Graveyard remembers the keys of deleted repositories until the signer has
+// deleted them: the two databases cannot be written to together.
+type Graveyard interface {
+	// Doomed lists at most limit keys that were listed by roots of repositories
+	// which have been deleted, with IDs behind after.
+	Doomed(ctx context.Context, after tuf.KeyID, limit int) ([]DoomedKey, error)
+	// Buried forgets the key.
+	Buried(ctx context.Context, id tuf.KeyID) error
+}
