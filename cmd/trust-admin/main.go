@@ -27,7 +27,8 @@ func main() {
 // errUsage marks a command line that makes no sense.
 var errUsage = errors.New("wrong command line")
 
-// run returns the exit code: 0, 1 for a fault, 2 for a wrong command line.
+// run returns the exit code: 0, 1 for a fault, 2 for a wrong command line, 3 if a
+// command that looks has found something to do.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root := newRoot()
 	root.SetArgs(args)
@@ -38,6 +39,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 0
 	}
 	fmt.Fprintf(stderr, "%s: %v\n", name, err)
+	if errors.Is(err, errToDo) {
+		return 3
+	}
 	// cobra has no type for these.
 	if errors.Is(err, errUsage) || strings.HasPrefix(err.Error(), "unknown command") {
 		fmt.Fprintf(stderr, "Try %s --help.\n", cmd.CommandPath())
@@ -58,7 +62,7 @@ func newRoot() *cobra.Command {
 	}
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w%w", err, silent{errUsage}) })
-	root.AddCommand(newAuth(), newDev(), &cobra.Command{
+	root.AddCommand(newAuth(), newDev(), newDB(), &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
 		Args:  cobra.NoArgs,
