@@ -23,6 +23,9 @@ const (
 	byFullAccess = "full-access" // the same, but push, pull and delete count as "*"
 	byPassword   = "htpasswd"
 	byUpstream   = "upstream" // tokens, as upstream's server takes them
+
+	byChangingKey      = "a key that changes"
+	byChangingPassword = "a password that changes"
 )
 
 // An authStack is one database and signer, a token service, and servers that
@@ -56,6 +59,8 @@ func newAuthStack(t *testing.T) *authStack {
 		a.on[asks] = a.addServer(ours, o)
 	}
 	a.on[byPassword] = a.addServer(ours, a.passwordAuth("shared", cliHost, fmt.Sprintf("localhost:%d", a.registryPort)))
+	a.on[byChangingPassword] = a.addServer(ours, a.passwordAuth("changing", cliHost))
+	a.on[byChangingKey] = a.addServer(ours, a.tokenAuth(a.ts.bundle(t, "changing.pem", "default")))
 	a.on[byUpstream] = a.addServer(upstream, a.tokenAuth(a.bundle))
 	return a
 }
@@ -91,7 +96,7 @@ func (a *authStack) writePasswords(name string, other map[person]string) string 
 		}
 		b.WriteString(string(p) + ":" + string(hash) + "\n")
 	}
-	return replaceFile(a.t, filepath.Join(a.dir, name), []byte(b.String()))
+	return replaceFile(a.t, a.file(name), []byte(b.String()))
 }
 
 // writePolicy writes what the token service also grants, for some hosts.
@@ -109,8 +114,10 @@ func (a *authStack) writePolicy(name string, hosts ...string) string {
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	return replaceFile(a.t, filepath.Join(a.dir, name), raw)
+	return replaceFile(a.t, a.file(name), raw)
 }
+
+func (a *authStack) file(name string) string { return filepath.Join(a.dir, name) }
 
 // TestAuth is authentication from end to end: by tokens and by passwords, with
 // the notary and docker clients and without.
@@ -119,6 +126,10 @@ func TestAuth(t *testing.T) {
 	a := newAuthStack(t)
 	t.Run("notary", a.testNotary)
 	t.Run("docker", a.testDocker)
+	t.Run("wire", a.testWire)
+	t.Run("basic", a.testBasic)
+	t.Run("new key", a.testNewKey)
+	t.Run("new password", a.testNewPassword)
 }
 
 // rights are what the outcome of every operation follows from.

@@ -9,7 +9,6 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
-	"fmt"
 	"io"
 	"maps"
 	"math/big"
@@ -21,7 +20,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 )
@@ -67,9 +65,9 @@ func (p person) String() string {
 func (p person) password() string { return "pw-" + string(p) + "-k7&Z/%20:x" }
 
 // basic is what a Basic login sends.
-func (p person) basic() string {
-	return base64.StdEncoding.EncodeToString([]byte(string(p) + ":" + p.password()))
-}
+func (p person) basic() string { return base64Of(string(p) + ":" + p.password()) }
+
+func base64Of(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) }
 
 // permissions are Harbor's, for the private project.
 var permissions = map[person][]string{
@@ -90,20 +88,6 @@ type tokenService struct {
 	client *http.Client
 }
 
-// buildTokenService builds the program once for all tests.
-var buildTokenService = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "countersign-tokens-")
-	if err != nil {
-		return "", err
-	}
-	path := filepath.Join(dir, "tokenservice")
-	out, err := exec.Command("go", "build", "-buildvcs=false", "-o", path, "./tokenservice").CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("building the token service: %w\n%s", err, out)
-	}
-	return path, nil
-})
-
 // newTokenService makes the keys that sign tokens, with their certificates, and
 // starts a service with a certificate of the stack's authority:
 //
@@ -114,11 +98,10 @@ var buildTokenService = sync.OnceValues(func() (string, error) {
 //	next     RSA, in no bundle at first
 func newTokenService(t testing.TB, s *stack) *tokenService {
 	t.Helper()
-	program, err := buildTokenService()
-	if err != nil {
-		t.Fatal(err)
+	program := filepath.Join(s.dir, "tokenservice")
+	if out, err := exec.Command("go", "build", "-buildvcs=false", "-o", program, "./tokenservice").CombinedOutput(); err != nil {
+		t.Fatalf("building the token service: %v\n%s", err, out)
 	}
-	t.Cleanup(func() { _ = os.RemoveAll(filepath.Dir(program)) })
 	ts := &tokenService{dir: filepath.Join(s.dir, "tokens"), client: s.client()}
 	if err := os.Mkdir(ts.dir, 0o700); err != nil {
 		t.Fatal(err)
@@ -234,7 +217,7 @@ func replaceFile(t testing.TB, path string, content []byte) string {
 
 // realm is where clients ask for tokens that are as the words say.
 func (ts *tokenService) realm(words ...string) string {
-	if len(words) == 0 {
+	if strings.Join(words, "") == "" {
 		return ts.url + "/service/token"
 	}
 	return ts.url + "/with/" + strings.Join(words, ",") + "/service/token"

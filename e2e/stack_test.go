@@ -168,13 +168,13 @@ func (s *stack) serverConfig(i int) object {
 }
 
 // addServer starts one more server on the stack's database and signer, with that
-// section "auth", and returns its number.
+// section "auth", and returns its number. It logs all that it can.
 func (s *stack) addServer(of impl, auth object) int {
 	s.t.Helper()
 	i := len(s.servers)
 	s.serverPorts, s.servers = append(s.serverPorts, port(s.t)), append(s.servers, nil)
 	cfg := s.serverConfig(i)
-	cfg["auth"] = auth
+	cfg["auth"], cfg["logging"] = auth, object{"level": "debug"}
 	s.writeConfig(serverConfigName(i), cfg)
 	s.startServerOf(of, i)
 	return i
