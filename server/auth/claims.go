@@ -275,6 +275,9 @@ func (t *Tokens) checkAccess(v *inspection, a Access) error {
 		return errors.New("not granted")
 	}
 	remedy := "the user may not do this there, or the token was asked for with another scope"
+	if a.Action == "*" && a.Type == typeRepository && len(full) == 0 && isGranted("push") {
+		remedy += `; a token service that never grants "*" needs auth.options.full_access_actions`
+	}
 	if len(granted) == 0 && len(others) > 0 {
 		remedy += "; the token is about " + list(others) + ": the name must be the same to the letter, with host and port"
 	}

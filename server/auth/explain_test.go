@@ -32,6 +32,19 @@ func explained(t testing.TB, tokens *auth.Tokens, token string, need []auth.Acce
 	return texts
 }
 
+// Who needs full_access_actions learns of it here, and nobody else.
+func TestExplainFullAccess(t *testing.T) {
+	t.Parallel()
+	const remedy, check = "auth.options.full_access_actions", "access * on " + tokenGUN
+	token := tokenKeys().ec.byKID(claimsWith())
+	for _, full := range [][]string{nil, {"push", "pull", "delete"}} {
+		tokens := newTokens(t, func(c *auth.TokenConfig) { c.FullAccessActions = full })
+		if text := explained(t, tokens, token, on(tokenGUN, "*"))[check]; strings.Contains(text, remedy) != (full == nil) {
+			t.Errorf("%v: %s", full, text)
+		}
+	}
+}
+
 func TestExplain(t *testing.T) {
 	t.Parallel()
 	k := tokenKeys()

@@ -46,7 +46,7 @@ func (c *TokenConfig) check() error {
 		}
 	}
 	if slices.Contains(c.FullAccessActions, "") {
-		faults = append(faults, errors.New("an action that counts towards full access is empty: name each, such as push, pull, delete"))
+		faults = append(faults, errors.New("auth.options.full_access_actions: an action in the list is empty: name each, such as push, pull, delete"))
 	}
 	return errors.Join(faults...)
 }

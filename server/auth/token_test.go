@@ -236,7 +236,7 @@ func TestNewTokens(t *testing.T) {
 		{"good", nil, nil},
 		{"no realm", func(c *auth.TokenConfig) { c.Realm = "" }, []string{`token auth requires a valid option string: "realm"`, "auth.options.realm"}},
 		{"nothing", func(c *auth.TokenConfig) { *c = auth.TokenConfig{} }, []string{`string: "realm"`, `string: "issuer"`, `string: "service"`, `string: "rootcertbundle"`}},
-		{"empty action", func(c *auth.TokenConfig) { c.FullAccessActions = []string{"push", ""} }, []string{"full access"}},
+		{"empty action", func(c *auth.TokenConfig) { c.FullAccessActions = []string{"push", ""} }, []string{"auth.options.full_access_actions"}},
 		{"no file", func(c *auth.TokenConfig) { c.RootCertBundle += "x" }, []string{"unable to open token auth root certificate bundle file", "root.crtx", "working directory"}},
 		{"empty file", write(nil), []string{"token auth requires at least one token signing root certificate", "root.crt"}},
 		{"no certificate", write(private), []string{"at least one token signing root certificate"}},
