@@ -105,6 +105,7 @@ func TestFieldConfigs(t *testing.T) {
 			s.probe(t)
 			s.wantChallenge(t)
 			s.wantKeys(t)
+			s.wantLogfmt(t)
 		})
 	}
 }
@@ -324,4 +325,19 @@ func (s *fieldStack) wantKeys(t *testing.T) {
 		}
 	}
 	t.Errorf("the key is under none of the aliases that %q gives", s.d.env)
+}
+
+// wantLogfmt: the flag of Harbor's images counts, and nothing in the environment
+// is taken for a setting.
+func (s *fieldStack) wantLogfmt(t *testing.T) {
+	t.Helper()
+	for _, p := range s.started {
+		raw, err := os.ReadFile(p.log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if log := string(raw); !strings.HasPrefix(log, "time=") || strings.Contains(log, "the variable NOTARY_") {
+			t.Errorf("%s logs\n%s", p.name, log)
+		}
+	}
 }

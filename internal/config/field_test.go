@@ -28,9 +28,8 @@ var (
 
 // A site is a deployment's file system below a root of its own.
 type site struct {
-	root   string
-	mounts []string // the files beside the configuration
-	env    []string
+	root string
+	env  []string
 }
 
 // newSite makes the files that the configuration names; what they hold does not
@@ -105,116 +104,124 @@ func harbor(level, hostname, ca, dbURL, realm, bundle string) *config.Server {
 	}
 }
 
+// What the backends of most deployments of old need, and where Harbor's files are.
+const (
+	movePostgres = `move the data to PostgreSQL and set it to "postgres"`
+	etcServer    = "/etc/notary/server-config.postgres.json"
+	etcSigner    = "/etc/notary/signer-config.postgres.json"
+)
+
+// A serverFile is a file of the field, and what must come of it.
+type serverFile struct {
+	fixture, as string
+	mounts      []string
+	env         []string
+	want        func(s *site) *config.Server // nil if only the report counts
+	faults      [][2]string
+	warnings    []string
+}
+
+var serverFiles = map[string]serverFile{
+	"Harbor 1.2": {
+		fixture: "harbor-1.2/server-config.json", as: "/config/server-config.json", env: composeEnv,
+		mounts: []string{"/config/notary-signer-ca.crt", "/config/root.crt"},
+		faults: [][2]string{{"storage.backend", movePostgres}},
+	},
+	"Harbor 1.6": {
+		fixture: "harbor-1.6/server-config.postgres.json", as: etcServer, env: composeEnv,
+		mounts: []string{"/etc/notary/notary-signer-ca.crt", "/etc/notary/root.crt"},
+		want: func(s *site) *config.Server {
+			return harbor("debug", "notarysigner", s.at("/etc/notary/notary-signer-ca.crt"), "postgres://server:password@postgresql:5432/notaryserver?sslmode=disable",
+				"http://harbor.example.com/service/token", s.at("/etc/notary/root.crt"))
+		},
+	},
+	"Harbor 2.0": {
+		fixture: "harbor-2.0/server-config.postgres.json", as: etcServer, env: composeEnv,
+		mounts: []string{"/etc/notary/notary-signer-ca.crt", "/etc/notary/root.crt"},
+		want: func(s *site) *config.Server {
+			return harbor("debug", "notarysigner", s.at("/etc/notary/notary-signer-ca.crt"), "postgres://harbor_notary:s!crit,(x)@db.example.com:5432/notary_server?sslmode=disable",
+				"https://harbor.example.com:8443/service/token", s.at("/etc/notary/root.crt"))
+		},
+	},
+	"Harbor's chart, old": {
+		fixture: "helm-1.0/server-config.postgres.json", as: etcServer, env: helmEnv,
+		mounts: []string{"/etc/notary/notary-signer-ca.crt", "/root.crt"},
+		want: func(s *site) *config.Server {
+			return harbor("debug", "notary-harbor-notary-signer", s.at("/etc/notary/notary-signer-ca.crt"), "postgres://postgres:changeit@notary-harbor-database:5432/notaryserver?sslmode=disable",
+				"https://core.harbor.example/service/token", s.at("/root.crt"))
+		},
+	},
+	"Harbor's chart": {
+		fixture: "helm-1.2/server-config.postgres.json", as: etcServer, env: helmEnv,
+		mounts: []string{"/etc/ssl/notary/ca.crt", "/root.crt"},
+		want: func(s *site) *config.Server {
+			return harbor("info", "my-harbor-notary-signer", s.at("/etc/ssl/notary/ca.crt"), "postgres://user:not%2Fso%40secret%23@pg.example.com:5432/notary_server?sslmode=disable",
+				"https://core.harbor.example/service/token", s.at("/root.crt"))
+		},
+	},
+	"Harbor's chart, without the token service's certificate": {
+		fixture: "helm-1.2/server-config.postgres.json", as: etcServer, env: helmEnv,
+		mounts: []string{"/etc/ssl/notary/ca.crt"},
+		faults: [][2]string{{"auth.options.rootcertbundle", "/root.crt: no such file"}},
+	},
+	"Bitnami's chart": {
+		fixture: "bitnami/server-config.postgres.json", as: etcServer, env: helmEnv,
+		mounts: []string{"/etc/notary/notary-signer-ca.crt", "/root.crt"},
+		want: func(s *site) *config.Server {
+			return harbor("debug", "harbor-notary-signer", s.at("/etc/notary/notary-signer-ca.crt"), "postgres://postgres:not-secure-database-password@harbor-postgresql:5432/notary_server?sslmode=disable",
+				"https://core.harbor.domain/service/token", s.at("/root.crt"))
+		},
+	},
+	"Notary's chart": {
+		fixture: "notary-chart/server-config.json", as: "/etc/notary/server-config.json", env: helmEnv,
+		mounts: []string{"/tls/notary-server.crt", "/tls/notary-server.key", "/tls/root-ca.crt"},
+		want: func(s *site) *config.Server {
+			cfg := harbor("debug", "notarysigner", s.at("/tls/root-ca.crt"), "postgres://server@notary-db:5432/notaryserver?sslmode=disable", "", "")
+			cfg.Auth = config.Auth{}
+			cfg.Server.TLSCertFile, cfg.Server.TLSKeyFile = s.at("/tls/notary-server.crt"), s.at("/tls/notary-server.key")
+			cfg.TrustService.TLSClientCert, cfg.TrustService.TLSClientKey = cfg.Server.TLSCertFile, cfg.Server.TLSKeyFile
+			cfg.Repositories.GUNPrefixes = []string{"docker.io/", "mydomain.com/"}
+			return cfg
+		},
+	},
+	"Docker's image": {
+		fixture: "docker-image/server-config.json", as: "/notary/server/server-config.json", env: imageEnv,
+		mounts: []string{"/certs/notary-server.crt", "/certs/notary-server.key", "/certs/root-ca.crt"},
+		faults: [][2]string{{"storage.backend", movePostgres}},
+	},
+	"Docker's image, on PostgreSQL": {
+		fixture: "docker-image/server-config.json", as: "/notary/server/server-config.json",
+		env:    append([]string{"NOTARY_SERVER_STORAGE_BACKEND=postgres", "NOTARY_SERVER_STORAGE_DB_URL=postgres://server@pg/notaryserver"}, imageEnv...),
+		mounts: []string{"/certs/notary-server.crt", "/certs/notary-server.key", "/certs/root-ca.crt"},
+		want: func(s *site) *config.Server {
+			cfg := harbor("info", "notarysigner", s.at("/certs/root-ca.crt"), "postgres://server@pg/notaryserver", "", "")
+			cfg.Auth = config.Auth{}
+			cfg.Server.TLSCertFile, cfg.Server.TLSKeyFile = s.at("/certs/notary-server.crt"), s.at("/certs/notary-server.key")
+			cfg.TrustService.TLSClientCert, cfg.TrustService.TLSClientKey = cfg.Server.TLSCertFile, cfg.Server.TLSKeyFile
+			return cfg
+		},
+	},
+	"Notary's manual": {
+		fixture: "docs-sample/server-config.json", as: "/etc/notary/server-config.json",
+		faults: [][2]string{{"", "line 40: invalid character '}'"}},
+	},
+	"a kustomization": {
+		fixture: "kustomize/server-config.json", as: "/etc/notary/server.json", env: helmEnv,
+		mounts: []string{"/etc/notary/tls/tls.crt", "/etc/notary/tls/tls.key", "/etc/ssl/notary/ca.crt"},
+		faults: [][2]string{
+			{"trust_service.tls_cert_file", `did you mean "trust_service.tls_client_cert"?`},
+			{"trust_service.tls_key_file", `did you mean "trust_service.tls_client_key"?`},
+		},
+	},
+	"keys in the server": {
+		fixture: "local-keys/server-config.json", as: "/etc/notary/server.json",
+		mounts: []string{"/etc/ssl/notary/notary-server.crt", "/etc/ssl/notary/notary-server.key"},
+		faults: [][2]string{{"trust_service.type", "run trust-signer"}},
+	},
+}
+
 func TestFieldServers(t *testing.T) {
-	const (
-		movePostgres = `move the data to PostgreSQL and set it to "postgres"`
-		etc          = "/etc/notary/server-config.postgres.json"
-	)
-	for name, c := range map[string]struct {
-		fixture, as string
-		mounts      []string
-		env         []string
-		want        func(s *site) *config.Server // nil if only the report counts
-		faults      [][2]string
-		warnings    []string
-	}{
-		"Harbor 1.2": {
-			fixture: "harbor-1.2/server-config.json", as: "/config/server-config.json", env: composeEnv,
-			mounts: []string{"/config/notary-signer-ca.crt", "/config/root.crt"},
-			faults: [][2]string{{"storage.backend", movePostgres}},
-		},
-		"Harbor 1.6": {
-			fixture: "harbor-1.6/server-config.postgres.json", as: etc, env: composeEnv,
-			mounts: []string{"/etc/notary/notary-signer-ca.crt", "/etc/notary/root.crt"},
-			want: func(s *site) *config.Server {
-				return harbor("debug", "notarysigner", s.at("/etc/notary/notary-signer-ca.crt"), "postgres://server:password@postgresql:5432/notaryserver?sslmode=disable",
-					"http://harbor.example.com/service/token", s.at("/etc/notary/root.crt"))
-			},
-		},
-		"Harbor 2.0": {
-			fixture: "harbor-2.0/server-config.postgres.json", as: etc, env: composeEnv,
-			mounts: []string{"/etc/notary/notary-signer-ca.crt", "/etc/notary/root.crt"},
-			want: func(s *site) *config.Server {
-				return harbor("debug", "notarysigner", s.at("/etc/notary/notary-signer-ca.crt"), "postgres://harbor_notary:s!crit,(x)@db.example.com:5432/notary_server?sslmode=disable",
-					"https://harbor.example.com:8443/service/token", s.at("/etc/notary/root.crt"))
-			},
-		},
-		"Harbor's chart, old": {
-			fixture: "helm-1.0/server-config.postgres.json", as: etc, env: helmEnv,
-			mounts: []string{"/etc/notary/notary-signer-ca.crt", "/root.crt"},
-			want: func(s *site) *config.Server {
-				return harbor("debug", "notary-harbor-notary-signer", s.at("/etc/notary/notary-signer-ca.crt"), "postgres://postgres:changeit@notary-harbor-database:5432/notaryserver?sslmode=disable",
-					"https://core.harbor.example/service/token", s.at("/root.crt"))
-			},
-		},
-		"Harbor's chart": {
-			fixture: "helm-1.2/server-config.postgres.json", as: etc, env: helmEnv,
-			mounts: []string{"/etc/ssl/notary/ca.crt", "/root.crt"},
-			want: func(s *site) *config.Server {
-				return harbor("info", "my-harbor-notary-signer", s.at("/etc/ssl/notary/ca.crt"), "postgres://user:not%2Fso%40secret%23@pg.example.com:5432/notary_server?sslmode=disable",
-					"https://core.harbor.example/service/token", s.at("/root.crt"))
-			},
-		},
-		"Harbor's chart, without the token service's certificate": {
-			fixture: "helm-1.2/server-config.postgres.json", as: etc, env: helmEnv,
-			mounts: []string{"/etc/ssl/notary/ca.crt"},
-			faults: [][2]string{{"auth.options.rootcertbundle", "/root.crt: no such file"}},
-		},
-		"Bitnami's chart": {
-			fixture: "bitnami/server-config.postgres.json", as: etc, env: helmEnv,
-			mounts: []string{"/etc/notary/notary-signer-ca.crt", "/root.crt"},
-			want: func(s *site) *config.Server {
-				return harbor("debug", "harbor-notary-signer", s.at("/etc/notary/notary-signer-ca.crt"), "postgres://postgres:not-secure-database-password@harbor-postgresql:5432/notary_server?sslmode=disable",
-					"https://core.harbor.domain/service/token", s.at("/root.crt"))
-			},
-		},
-		"Notary's chart": {
-			fixture: "notary-chart/server-config.json", as: "/etc/notary/server-config.json", env: helmEnv,
-			mounts: []string{"/tls/notary-server.crt", "/tls/notary-server.key", "/tls/root-ca.crt"},
-			want: func(s *site) *config.Server {
-				cfg := harbor("debug", "notarysigner", s.at("/tls/root-ca.crt"), "postgres://server@notary-db:5432/notaryserver?sslmode=disable", "", "")
-				cfg.Auth = config.Auth{}
-				cfg.Server.TLSCertFile, cfg.Server.TLSKeyFile = s.at("/tls/notary-server.crt"), s.at("/tls/notary-server.key")
-				cfg.TrustService.TLSClientCert, cfg.TrustService.TLSClientKey = cfg.Server.TLSCertFile, cfg.Server.TLSKeyFile
-				cfg.Repositories.GUNPrefixes = []string{"docker.io/", "mydomain.com/"}
-				return cfg
-			},
-		},
-		"Docker's image": {
-			fixture: "docker-image/server-config.json", as: "/notary/server/server-config.json", env: imageEnv,
-			mounts: []string{"/certs/notary-server.crt", "/certs/notary-server.key", "/certs/root-ca.crt"},
-			faults: [][2]string{{"storage.backend", movePostgres}},
-		},
-		"Docker's image, on PostgreSQL": {
-			fixture: "docker-image/server-config.json", as: "/notary/server/server-config.json",
-			env:    append([]string{"NOTARY_SERVER_STORAGE_BACKEND=postgres", "NOTARY_SERVER_STORAGE_DB_URL=postgres://server@pg/notaryserver"}, imageEnv...),
-			mounts: []string{"/certs/notary-server.crt", "/certs/notary-server.key", "/certs/root-ca.crt"},
-			want: func(s *site) *config.Server {
-				cfg := harbor("info", "notarysigner", s.at("/certs/root-ca.crt"), "postgres://server@pg/notaryserver", "", "")
-				cfg.Auth = config.Auth{}
-				cfg.Server.TLSCertFile, cfg.Server.TLSKeyFile = s.at("/certs/notary-server.crt"), s.at("/certs/notary-server.key")
-				cfg.TrustService.TLSClientCert, cfg.TrustService.TLSClientKey = cfg.Server.TLSCertFile, cfg.Server.TLSKeyFile
-				return cfg
-			},
-		},
-		"Notary's manual": {
-			fixture: "docs-sample/server-config.json", as: "/etc/notary/server-config.json",
-			faults: [][2]string{{"", "line 40: invalid character '}'"}},
-		},
-		"a kustomization": {
-			fixture: "kustomize/server-config.json", as: "/etc/notary/server.json", env: helmEnv,
-			mounts: []string{"/etc/notary/tls/tls.crt", "/etc/notary/tls/tls.key", "/etc/ssl/notary/ca.crt"},
-			faults: [][2]string{
-				{"trust_service.tls_cert_file", `did you mean "trust_service.tls_client_cert"?`},
-				{"trust_service.tls_key_file", `did you mean "trust_service.tls_client_key"?`},
-			},
-		},
-		"keys in the server": {
-			fixture: "local-keys/server-config.json", as: "/etc/notary/server.json",
-			mounts: []string{"/etc/ssl/notary/notary-server.crt", "/etc/ssl/notary/notary-server.key"},
-			faults: [][2]string{{"trust_service.type", "run trust-signer"}},
-		},
-	} {
+	for name, c := range serverFiles {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newSite(t, c.env, c.mounts...)
@@ -230,71 +237,75 @@ func TestFieldServers(t *testing.T) {
 	}
 }
 
+// noHTTP is what the signer's file of Docker's image is told.
+const noHTTP = "server.http_addr: ignored: signers have had no HTTP interface since Notary 0.4"
+
+func pair(dir string) []string { return []string{dir + "notary-signer.crt", dir + "notary-signer.key"} }
+
+// A signerFile is a file of the field, and what must come of it.
+type signerFile struct {
+	fixture, as string
+	mounts      []string // certificate, key, CA
+	env         []string
+	level       string
+	dbURL       string
+	alias       string
+	passphrase  string
+	faults      [][2]string
+	warnings    []string
+}
+
+var signerFiles = map[string]signerFile{
+	"Harbor 1.2": {
+		fixture: "harbor-1.2/signer-config.json", as: "/config/signer-config.json", env: composeEnv, mounts: pair("/config/"),
+		faults: [][2]string{{"storage.backend", movePostgres}},
+	},
+	"Harbor 1.6": {
+		fixture: "harbor-1.6/signer-config.postgres.json", as: etcSigner, env: composeEnv, mounts: pair("/etc/notary/"),
+		level: "debug", dbURL: "postgres://signer:password@postgresql:5432/notarysigner?sslmode=disable", alias: "defaultalias", passphrase: "Ab3dEf9h",
+	},
+	"Harbor 2.0": {
+		fixture: "harbor-2.0/signer-config.postgres.json", as: etcSigner, env: composeEnv, mounts: pair("/etc/notary/"),
+		level: "debug", dbURL: "postgres://harbor_notary:s!crit,(x)@db.example.com:5432/notary_signer?sslmode=disable", alias: "defaultalias", passphrase: "Ab3dEf9h",
+	},
+	"Harbor's chart, old": {
+		fixture: "helm-1.0/signer-config.postgres.json", as: etcSigner, env: helmEnv, mounts: pair("/etc/notary/"),
+		level: "debug", dbURL: "postgres://postgres:changeit@notary-harbor-database:5432/notarysigner?sslmode=disable", alias: "defaultalias", passphrase: "Ab3dEf9h",
+	},
+	"Harbor's chart": {
+		fixture: "helm-1.2/signer-config.postgres.json", as: etcSigner, env: helmEnv, mounts: []string{"/etc/ssl/notary/tls.crt", "/etc/ssl/notary/tls.key"},
+		level: "info", dbURL: "postgres://user:not%2Fso%40secret%23@pg.example.com:5432/notary_signer?sslmode=disable", alias: "defaultalias", passphrase: "Ab3dEf9h",
+	},
+	"Bitnami's chart": {
+		fixture: "bitnami/signer-config.postgres.json", as: etcSigner, env: helmEnv, mounts: pair("/etc/ssl/notary/cert/"),
+		level: "debug", dbURL: "postgres://postgres:not-secure-database-password@harbor-postgresql:5432/notary_signer?sslmode=disable", alias: "defaultalias", passphrase: "Ab3dEf9h",
+	},
+	"Notary's chart": {
+		fixture: "notary-chart/signer-config.json", as: "/etc/notary/signer-config.json", env: append([]string{"NOTARY_SIGNER_ALIAS=alias123"}, helmEnv...),
+		mounts: append(pair("/tls/"), "/tls/root-ca.crt"),
+		level:  "debug", dbURL: "postgres://signer@notary-db:5432/notarysigner?sslmode=disable", alias: "alias", passphrase: "alias123",
+	},
+	"Docker's image": {
+		fixture: "docker-image/signer-config.json", as: "/notary/signer/signer-config.json", env: imageEnv,
+		mounts: append(pair("/certs/"), "/certs/notary-server.crt"),
+		faults: [][2]string{{"storage.backend", movePostgres}}, warnings: []string{noHTTP},
+	},
+	"Docker's image, on PostgreSQL": {
+		fixture: "docker-image/signer-config.json", as: "/notary/signer/signer-config.json",
+		env:    append([]string{"NOTARY_SIGNER_STORAGE_BACKEND=postgres", "NOTARY_SIGNER_STORAGE_DB_URL=postgres://signer@pg/notarysigner"}, imageEnv...),
+		mounts: append(pair("/certs/"), "/certs/notary-server.crt"),
+		level:  "debug", dbURL: "postgres://signer@pg/notarysigner", alias: "timestamp_1", passphrase: "testpassword", warnings: []string{noHTTP},
+	},
+	"Notary's manual": {
+		fixture: "docs-sample/signer-config.json", as: "/etc/notary/signer-config.json", env: []string{"NOTARY_SIGNER_PASSWORDALIAS1=x"},
+		mounts:   append(pair("/etc/notary/fixtures/"), "/etc/notary/fixtures/notary-server.crt"),
+		faults:   [][2]string{{"storage.backend", movePostgres}, {"logging.level", `"2": not a valid log level`}},
+		warnings: []string{"reporting.bugsnag.api_key: ignored", "reporting.bugsnag.release_stage: ignored"},
+	},
+}
+
 func TestFieldSigners(t *testing.T) {
-	const (
-		movePostgres = `move the data to PostgreSQL and set it to "postgres"`
-		etc          = "/etc/notary/signer-config.postgres.json"
-		noHTTP       = "server.http_addr: ignored: signers have had no HTTP interface since Notary 0.4"
-	)
-	pair := func(dir string) []string { return []string{dir + "notary-signer.crt", dir + "notary-signer.key"} }
-	for name, c := range map[string]struct {
-		fixture, as string
-		mounts      []string // certificate, key, CA
-		env         []string
-		level       string
-		dbURL       string
-		alias       string
-		passphrase  string
-		faults      [][2]string
-		warnings    []string
-	}{
-		"Harbor 1.2": {
-			fixture: "harbor-1.2/signer-config.json", as: "/config/signer-config.json", env: composeEnv, mounts: pair("/config/"),
-			faults: [][2]string{{"storage.backend", movePostgres}},
-		},
-		"Harbor 1.6": {
-			fixture: "harbor-1.6/signer-config.postgres.json", as: etc, env: composeEnv, mounts: pair("/etc/notary/"),
-			level: "debug", dbURL: "postgres://signer:password@postgresql:5432/notarysigner?sslmode=disable", alias: "defaultalias", passphrase: "Ab3dEf9h",
-		},
-		"Harbor 2.0": {
-			fixture: "harbor-2.0/signer-config.postgres.json", as: etc, env: composeEnv, mounts: pair("/etc/notary/"),
-			level: "debug", dbURL: "postgres://harbor_notary:s!crit,(x)@db.example.com:5432/notary_signer?sslmode=disable", alias: "defaultalias", passphrase: "Ab3dEf9h",
-		},
-		"Harbor's chart, old": {
-			fixture: "helm-1.0/signer-config.postgres.json", as: etc, env: helmEnv, mounts: pair("/etc/notary/"),
-			level: "debug", dbURL: "postgres://postgres:changeit@notary-harbor-database:5432/notarysigner?sslmode=disable", alias: "defaultalias", passphrase: "Ab3dEf9h",
-		},
-		"Harbor's chart": {
-			fixture: "helm-1.2/signer-config.postgres.json", as: etc, env: helmEnv, mounts: []string{"/etc/ssl/notary/tls.crt", "/etc/ssl/notary/tls.key"},
-			level: "info", dbURL: "postgres://user:not%2Fso%40secret%23@pg.example.com:5432/notary_signer?sslmode=disable", alias: "defaultalias", passphrase: "Ab3dEf9h",
-		},
-		"Bitnami's chart": {
-			fixture: "bitnami/signer-config.postgres.json", as: etc, env: helmEnv, mounts: pair("/etc/ssl/notary/cert/"),
-			level: "debug", dbURL: "postgres://postgres:not-secure-database-password@harbor-postgresql:5432/notary_signer?sslmode=disable", alias: "defaultalias", passphrase: "Ab3dEf9h",
-		},
-		"Notary's chart": {
-			fixture: "notary-chart/signer-config.json", as: "/etc/notary/signer-config.json", env: append([]string{"NOTARY_SIGNER_ALIAS=alias123"}, helmEnv...),
-			mounts: append(pair("/tls/"), "/tls/root-ca.crt"),
-			level:  "debug", dbURL: "postgres://signer@notary-db:5432/notarysigner?sslmode=disable", alias: "alias", passphrase: "alias123",
-		},
-		"Docker's image": {
-			fixture: "docker-image/signer-config.json", as: "/notary/signer/signer-config.json", env: imageEnv,
-			mounts: append(pair("/certs/"), "/certs/notary-server.crt"),
-			faults: [][2]string{{"storage.backend", movePostgres}}, warnings: []string{noHTTP},
-		},
-		"Docker's image, on PostgreSQL": {
-			fixture: "docker-image/signer-config.json", as: "/notary/signer/signer-config.json",
-			env:    append([]string{"NOTARY_SIGNER_STORAGE_BACKEND=postgres", "NOTARY_SIGNER_STORAGE_DB_URL=postgres://signer@pg/notarysigner"}, imageEnv...),
-			mounts: append(pair("/certs/"), "/certs/notary-server.crt"),
-			level:  "debug", dbURL: "postgres://signer@pg/notarysigner", alias: "timestamp_1", passphrase: "testpassword", warnings: []string{noHTTP},
-		},
-		"Notary's manual": {
-			fixture: "docs-sample/signer-config.json", as: "/etc/notary/signer-config.json", env: []string{"NOTARY_SIGNER_PASSWORDALIAS1=x"},
-			mounts:   append(pair("/etc/notary/fixtures/"), "/etc/notary/fixtures/notary-server.crt"),
-			faults:   [][2]string{{"storage.backend", movePostgres}, {"logging.level", `"2": not a valid log level`}},
-			warnings: []string{"reporting.bugsnag.api_key: ignored", "reporting.bugsnag.release_stage: ignored"},
-		},
-	} {
+	for name, c := range signerFiles {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newSite(t, c.env, c.mounts...)
