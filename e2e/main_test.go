@@ -18,6 +18,10 @@ var programs string
 
 // TestMain builds the programs, unless they are given.
 func TestMain(m *testing.M) {
+	if config := os.Getenv(nginxVariable); config != "" {
+		fmt.Fprintln(os.Stderr, "nginx:", runNginx(config))
+		os.Exit(1)
+	}
 	// The client library logs what it also returns, and warns of each outage
 	// that a test makes.
 	logrus.SetOutput(io.Discard)
