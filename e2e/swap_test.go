@@ -39,6 +39,10 @@ func TestSwapMatrix(t *testing.T) {
 		t.Fatalf("the circuit has %d steps, %d of them different, want all 12 ways once", len(circuit)-1, len(ways))
 	}
 	s := newStack(t, stackConfig{server: circuit[0].server, signer: circuit[0].signer})
+	last := map[pair]int{}
+	for step, p := range circuit {
+		last[p] = step
+	}
 	made := map[pair]*flow{}
 	var flows []*flow
 	for step, to := range circuit {
@@ -46,10 +50,14 @@ func TestSwapMatrix(t *testing.T) {
 			began := time.Now()
 			s.swapTo(to)
 			t.Logf("step %d, to %v: publishing again after %v", step, to, time.Since(began).Round(time.Millisecond))
-			flows[step%len(flows)].replaceServerKey([]string{"timestamp", "snapshot"}[step%2])
-		}
-		for _, f := range flows {
+			f := flows[step%len(flows)]
+			f.replaceServerKey([]string{"timestamp", "snapshot"}[step%2])
 			f.carryOn(step)
+		}
+		if step == last[to] { // by now there is a repository of each pair's
+			for _, f := range flows {
+				f.carryOn(step)
+			}
 		}
 		if made[to] != nil {
 			continue
@@ -84,7 +92,7 @@ func (f *flow) carryOn(step int) {
 	f.t.Helper()
 	before := f.walk()
 	for _, role := range []string{"targets", "targets/team"} {
-		name := fmt.Sprintf("%s-at-%d", strings.ReplaceAll(role, "/", "-"), step)
+		name := fmt.Sprintf("%s-%d-%d", strings.ReplaceAll(role, "/", "-"), step, len(f.want))
 		f.owner.run("addhash", f.gun, name, "13", "--sha256", f.sum, "--roles", role, "-p")
 		f.want[name] = role
 	}
