@@ -75,10 +75,16 @@ func (b *binder) checkPostgres(s *Storage) {
 	}
 	const form = "write postgres://USER:PASSWORD@HOST:PORT/DATABASE?sslmode=… or host=… user=… dbname=…"
 	if strings.HasPrefix(s.DBURL, "postgres://") || strings.HasPrefix(s.DBURL, "postgresql://") {
-		// The error holds the URL, and with it the password.
-		if _, err := url.Parse(s.DBURL); err != nil {
-			b.fault("storage.db_url", "it is not a valid URL", "in user and password, write : / ? # [ ] @ % as %3A %2F %3F %23 %5B %5D %40 %25")
+		const encode = "in user and password, write : / ? # [ ] @ % as %3A %2F %3F %23 %5B %5D %40 %25"
+		read := readDBURL(s.DBURL)
+		switch {
+		case read.problem != "":
+			b.fault("storage.db_url", read.problem, encode+"; or put the password into a file, storage.db_password_file")
+			return
+		case read.lenient != "":
+			b.warn("storage.db_url", "its password is not encoded as in a URL; it is read as "+read.lenient+"; to be sure, "+encode)
 		}
+		s.DBURL = read.text
 	} else if !keyValue.MatchString(s.DBURL) {
 		b.fault("storage.db_url", "it is neither a PostgreSQL URL nor a list of key=value", form)
 	}
