@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"countersign/server/auth"
+	"countersign/storage"
 	"countersign/tuf"
 )
 
@@ -58,6 +59,9 @@ func (s *server) served(gun tuf.GUN) bool {
 
 // authorize asks the access hook for all that the operation needs.
 func (s *server) authorize(q *request) error {
+	defer func() {
+		q.Request = q.WithContext(storage.WithOrigin(q.Context(), storage.Origin{Actor: q.subject, RequestID: q.id}))
+	}()
 	if s.Access == nil {
 		return nil
 	}

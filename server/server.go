@@ -30,6 +30,8 @@ import (
 // store has no such file, and never for a key.
 type Publisher interface {
 	Publish(ctx context.Context, gun tuf.GUN, upload publish.Upload) error
+	// Delete reports whether there was anything.
+	Delete(ctx context.Context, gun tuf.GUN) (bool, error)
 	Timestamp(ctx context.Context, gun tuf.GUN) (storage.Metadata, error)
 	Snapshot(ctx context.Context, gun tuf.GUN) (storage.Metadata, error)
 	Key(ctx context.Context, gun tuf.GUN, role tuf.RoleName) (tuf.Key, error)

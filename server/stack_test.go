@@ -66,8 +66,9 @@ func newStackWith(t *testing.T, algorithm string, edit func(*server.Config)) *st
 	if err := migrations.Apply(t.Context(), db, migrations.Server); err != nil {
 		t.Fatal(err)
 	}
-	s := &stack{t: t, store: metadb.New(db), signer: newKeyService(t, db), registry: prometheus.NewRegistry(), log: &logBuffer{}, clock: &clock{}}
-	p, err := publish.New(publish.Config{Store: s.store, Signer: s.signer, KeyAlgorithm: algorithm, Now: s.clock.Now})
+	store := metadb.New(db)
+	s := &stack{t: t, store: store, signer: newKeyService(t, db), registry: prometheus.NewRegistry(), log: &logBuffer{}, clock: &clock{}}
+	p, err := publish.New(publish.Config{Store: s.store, Signer: s.signer, Archivist: store, KeyAlgorithm: algorithm, Now: s.clock.Now})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -278,6 +279,13 @@ func (k *keyService) Sign(ctx context.Context, gun tuf.GUN, role tuf.RoleName, i
 	}
 	_, sig, err := k.Service.Sign(ctx, gun, role, id, content)
 	return sig.Sig, err
+}
+
+func (k *keyService) DeleteKey(ctx context.Context, gun tuf.GUN, role tuf.RoleName, id tuf.KeyID) error {
+	if err := k.broken(); err != nil {
+		return err
+	}
+	return k.Service.DeleteOwnedKey(ctx, gun, role, id)
 }
 
 // A clock is the time of day until it is set forward.

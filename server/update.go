@@ -66,7 +66,7 @@ func (s *server) enter(ctx context.Context, size int64) (leave func(), err error
 
 // delete removes all of a GUN. That there was nothing to remove is no error.
 func (s *server) delete(w http.ResponseWriter, q *request) error {
-	if _, err := s.Store.Delete(q.Context(), q.gun); err != nil {
+	if _, err := s.Publisher.Delete(q.Context(), q.gun); err != nil {
 		return fmt.Errorf("deleting: %w", err)
 	}
 	writeBody(w, http.StatusOK, plain, nil)

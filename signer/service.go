@@ -130,6 +130,27 @@ func (s *Service) DeleteKey(ctx context.Context, id tuf.KeyID) error {
 	return nil
 }
 
+// DeleteOwnedKey deletes the key with that ID if it was made for gun and role,
+// neither of which may be empty. It is no error if there is no such key. A key of
+// unknown GUN is not deleted: whoever names its ID in a root of his own, and has
+// that repository deleted, would take it from its owner. The error wraps
+// storage.ErrInvalid, ErrKeyForbidden or ErrUnavailable.
+func (s *Service) DeleteOwnedKey(ctx context.Context, gun tuf.GUN, role tuf.RoleName, id tuf.KeyID) error {
+	if gun == "" || role == "" {
+		return fmt.Errorf("deleting key: %w: whose key it is was not said", storage.ErrInvalid)
+	}
+	row, err := s.permitted(ctx, gun, role, id)
+	switch {
+	case errors.Is(err, storage.ErrNotFound):
+		return nil
+	case err != nil:
+		return fmt.Errorf("deleting key: %w", err)
+	case row.GUN != gun || row.Role != role:
+		return fmt.Errorf("deleting key: %w: it is not known for which repository key %s was made", storage.ErrKeyForbidden, row.ID)
+	}
+	return s.DeleteKey(ctx, id)
+}
+
 // permitted returns the row of id if it is alive and the caller's claim is
 // true. Of a row that has neither GUN nor role, as upstream's oldest databases
 // left them, nothing is known that could contradict a claim. It asks the store each time: a key that was purged, by another

@@ -173,6 +173,24 @@ func (s *signer) Sign(ctx context.Context, gun tuf.GUN, role tuf.RoleName, id tu
 	return sig, nil
 }
 
+func (s *signer) DeleteKey(ctx context.Context, gun tuf.GUN, role tuf.RoleName, id tuf.KeyID) error {
+	if err := s.call(ctx, "delete", role); err != nil {
+		return err
+	}
+	if _, err := s.find(gun, role, id); errors.Is(err, storage.ErrKeyForbidden) {
+		return err
+	}
+	s.forget(id)
+	return nil
+}
+
+// has reports whether the signer has the key.
+func (s *signer) has(id tuf.KeyID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.keys[id] != nil
+}
+
 // openStore opens a fresh database of that backend.
 func openStore(t testing.TB, backend string, now func() time.Time) (db *sqldb.DB, url string) {
 	t.Helper()

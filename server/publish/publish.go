@@ -54,6 +54,17 @@ type Signer interface {
 	Key(ctx context.Context, gun tuf.GUN, role tuf.RoleName, id tuf.KeyID) (tuf.Key, error)
 	// Sign costs one round trip. What it returns is verified before it is used.
 	Sign(ctx context.Context, gun tuf.GUN, role tuf.RoleName, id tuf.KeyID, content []byte) ([]byte, error)
+	// DeleteKey makes sure that the key signs nothing from now on, if it was made
+	// for gun and role. It is no error if there is none. A signer that cannot tell
+	// whose a key is must refuse with errors.ErrUnsupported.
+	DeleteKey(ctx context.Context, gun tuf.GUN, role tuf.RoleName, id tuf.KeyID) error
+}
+
+// An Archivist remembers what must not be forgotten: who did what, and which
+// keys are to go.
+type Archivist interface {
+	storage.AuditLog
+	storage.Graveyard
 }
 
 // Config is what a Publisher is made of. Store and Signer are required; the
@@ -61,6 +72,9 @@ type Signer interface {
 type Config struct {
 	Store  storage.MetadataStore
 	Signer Signer
+	// Archivist keeps on record who has keys rotated, and the keys of deleted
+	// repositories. Default: nobody does; what Store itself records it records.
+	Archivist Archivist
 	// KeyAlgorithm is the type of new keys: tuf.KeyECDSA (default) or tuf.KeyED25519.
 	KeyAlgorithm string
 	Log          *slog.Logger     // default: discards
@@ -207,6 +221,7 @@ func (p *Publisher) attempt(ctx context.Context, gun tuf.GUN, u *upload, now tim
 	if err != nil {
 		return base, err
 	}
+	set.Event = &storage.Event{Action: storage.ActionPublish, Origin: storage.OriginOf(ctx)}
 	// Step 4: store the set. If we crash before this line nothing is visible;
 	// after it, every reader that starts at the timestamp sees all of it. The
 	// store refuses if gen is no longer current.

@@ -273,7 +273,7 @@ func (p *Publisher) Key(ctx context.Context, gun tuf.GUN, role tuf.RoleName) (tu
 	}
 	gen, err := p.cfg.Store.Generation(ctx, gun, tuf.RoleRoot)
 	if errors.Is(err, storage.ErrNotFound) {
-		return p.RotateKey(ctx, gun, role)
+		return p.newKey(ctx, gun, role)
 	}
 	if err != nil {
 		return tuf.Key{}, fmt.Errorf("loading the root of %s: %w", gun, err)
@@ -308,13 +308,26 @@ func (p *Publisher) Key(ctx context.Context, gun tuf.GUN, role tuf.RoleName) (tu
 	if missing && role == tuf.RoleTimestamp {
 		return tuf.Key{}, fmt.Errorf("finding the %s key of %s: %w", role, gun, storage.ErrKeyMissing)
 	}
-	return p.RotateKey(ctx, gun, role)
+	return p.newKey(ctx, gun, role)
 }
 
 // RotateKey returns a key for role, which is snapshot or timestamp, that has
 // never signed: the unused one, or a new one. It takes effect when a client
-// publishes a root that lists it.
+// publishes a root that lists it. That it was asked for is on record.
 func (p *Publisher) RotateKey(ctx context.Context, gun tuf.GUN, role tuf.RoleName) (tuf.Key, error) {
+	k, err := p.newKey(ctx, gun, role)
+	if err != nil || p.cfg.Archivist == nil {
+		return k, err
+	}
+	e := storage.Event{Action: storage.ActionRotate, GUN: gun, Origin: storage.OriginOf(ctx), Roles: string(role)}
+	if err := p.cfg.Archivist.Record(ctx, e); err != nil {
+		// The key stays unused, and is handed out when the client asks again.
+		return tuf.Key{}, fmt.Errorf("handing out a %s key for %s: %w", role, gun, err)
+	}
+	return k, nil
+}
+
+func (p *Publisher) newKey(ctx context.Context, gun tuf.GUN, role tuf.RoleName) (tuf.Key, error) {
 	if err := serverRole(role); err != nil {
 		return tuf.Key{}, err
 	}

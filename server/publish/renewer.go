@@ -53,6 +53,9 @@ func (p *Publisher) RunRenewer(ctx context.Context) error {
 		case n > 0:
 			p.cfg.Log.InfoContext(ctx, "renewed timestamps before they expire", "renewed", n)
 		}
+		if err := p.Bury(ctx); err != nil && ctx.Err() == nil {
+			p.cfg.Log.ErrorContext(ctx, "deleting keys of deleted repositories: not done", "error", err)
+		}
 	}
 }
 

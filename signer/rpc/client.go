@@ -63,6 +63,7 @@ type Client struct {
 	conn      *grpc.ClientConn
 	keys      proto.KeyManagementClient
 	signer    proto.SignerClient
+	own       proto.CountersignClient
 	health    healthpb.HealthClient
 	deadline  time.Duration
 	requestID func(context.Context) string
@@ -104,6 +105,7 @@ func Dial(cfg ClientConfig) (*Client, error) {
 	return &Client{
 		conn:      conn,
 		keys:      proto.NewKeyManagementClient(conn),
+		own:       proto.NewCountersignClient(conn),
 		signer:    proto.NewSignerClient(conn),
 		health:    healthpb.NewHealthClient(conn),
 		deadline:  cfg.Deadline,
@@ -187,6 +189,21 @@ func (c *Client) Sign(ctx context.Context, gun tuf.GUN, role tuf.RoleName, id tu
 		return nil, fmt.Errorf("%s: it answered with an empty signature", doing)
 	}
 	return r.GetContent(), nil
+}
+
+// DeleteKey has the signer delete key id (a canonical ID), if it was made for gun
+// and role; it is no error if there is none. The error wraps
+// errors.ErrUnsupported if the signer is upstream's: that one would delete any
+// key that it is told, of other repositories too.
+func (c *Client) DeleteKey(ctx context.Context, gun tuf.GUN, role tuf.RoleName, id tuf.KeyID) error {
+	const doing = "having the signer delete a key"
+	if id == "" {
+		return fmt.Errorf("%s: %w", doing, errNoKeyID)
+	}
+	return c.call(ctx, doing, func(ctx context.Context) error {
+		_, err := c.own.DeleteOwnedKey(ctx, &proto.OwnedKey{ID: string(id), Gun: string(gun), Role: string(role)})
+		return err
+	})
 }
 
 // Check asks for the health of both of the signer's services, and returns nil

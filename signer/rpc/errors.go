@@ -34,6 +34,8 @@ var wire = []struct {
 	{storage.ErrUnavailable, codes.Unavailable, "key store unavailable", storage.ErrUnavailable},
 	{context.DeadlineExceeded, codes.DeadlineExceeded, "deadline exceeded", storage.ErrUnavailable},
 	{context.Canceled, codes.Canceled, "canceled", storage.ErrUnavailable},
+	// Made by grpc alone: the signer is upstream's, and does not have that call.
+	{nil, codes.Unimplemented, "", errors.ErrUnsupported},
 	// Made by grpc alone, for a message beyond MaxMessage.
 	{nil, codes.ResourceExhausted, "", storage.ErrTooLarge},
 }

@@ -133,6 +133,10 @@ func (k *keys) DeleteKey(ctx context.Context, id tuf.KeyID) error {
 	return k.ask(ctx, fmt.Sprintf("delete %q", id))
 }
 
+func (k *keys) DeleteOwnedKey(ctx context.Context, gun tuf.GUN, role tuf.RoleName, id tuf.KeyID) error {
+	return k.ask(ctx, fmt.Sprintf("delete %q %q %q", gun, role, id))
+}
+
 // logBuffer is a log that tests can read while it is written.
 type logBuffer struct {
 	mu  sync.Mutex // guards buf

@@ -22,6 +22,7 @@ var errNoKeyID = fmt.Errorf("%w: empty key ID", storage.ErrInvalid)
 type handlers struct {
 	proto.UnimplementedKeyManagementServer
 	proto.UnimplementedSignerServer
+	proto.UnimplementedCountersignServer
 	keys KeyService
 }
 
@@ -73,6 +74,16 @@ func (h *handlers) DeleteKey(ctx context.Context, r *proto.KeyID) (*proto.Void, 
 		return nil, statusOf(errNoKeyID, "", "")
 	}
 	if err := h.keys.DeleteKey(ctx, tuf.KeyID(r.GetID())); err != nil {
+		return nil, statusOf(err, "key ID not found", "deleting the key failed")
+	}
+	return &proto.Void{}, nil
+}
+
+func (h *handlers) DeleteOwnedKey(ctx context.Context, r *proto.OwnedKey) (*proto.Void, error) {
+	if r.GetID() == "" {
+		return nil, statusOf(errNoKeyID, "", "")
+	}
+	if err := h.keys.DeleteOwnedKey(ctx, tuf.GUN(r.GetGun()), tuf.RoleName(r.GetRole()), tuf.KeyID(r.GetID())); err != nil {
 		return nil, statusOf(err, "key ID not found", "deleting the key failed")
 	}
 	return &proto.Void{}, nil

@@ -52,4 +52,7 @@ type KeyService interface {
 	Sign(ctx context.Context, gun tuf.GUN, role tuf.RoleName, id tuf.KeyID, content []byte) (storage.Key, tuf.Signature, error)
 	// DeleteKey deletes that one key. It is no error if there is none.
 	DeleteKey(ctx context.Context, id tuf.KeyID) error
+	// DeleteOwnedKey deletes that one key if it was made for gun and role. It is no
+	// error if there is none.
+	DeleteOwnedKey(ctx context.Context, gun tuf.GUN, role tuf.RoleName, id tuf.KeyID) error
 }

@@ -120,7 +120,13 @@ func TestUpstreamsServer(t *testing.T) {
 	if _, err := keyManagement.DeleteKey(t.Context(), &proto.KeyID{ID: "aaaa"}); err != nil {
 		t.Errorf("DeleteKey: got %v", err)
 	}
-	if want := []string{`key "" "" "aaaa"`, `sign "" "" "aaaa"`, `delete "aaaa"`}; !slices.Equal(p.keys.asked(), want) {
+	if err := p.client.DeleteKey(t.Context(), "a/b", "snapshot", "aaaa"); err != nil {
+		t.Errorf("DeleteOwnedKey: got %v", err)
+	}
+	if err := p.client.DeleteKey(t.Context(), "a/b", "snapshot", ""); !errors.Is(err, storage.ErrInvalid) {
+		t.Errorf("DeleteOwnedKey of no key: got %v", err)
+	}
+	if want := []string{`key "" "" "aaaa"`, `sign "" "" "aaaa"`, `delete "aaaa"`, `delete "a/b" "snapshot" "aaaa"`}; !slices.Equal(p.keys.asked(), want) {
 		t.Errorf("the service was asked %q", p.keys.asked())
 	}
 }

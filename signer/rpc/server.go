@@ -97,6 +97,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	h := &handlers{keys: cfg.Keys}
 	proto.RegisterKeyManagementServer(s.grpc, h)
 	proto.RegisterSignerServer(s.grpc, h)
+	proto.RegisterCountersignServer(s.grpc, h)
 	healthpb.RegisterHealthServer(s.grpc, s.health.server)
 	return s, nil
 }
