@@ -40,6 +40,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		return err
 	}
 	cfg, report := config.LoadSigner(p.Flags.Config, environ)
+	report.Warnings = append(report.Warnings, weakPassphrases(cfg)...)
 	p.UseLogging(cfg.Logging)
 	d := &daemon{Program: p, cfg: cfg, metrics: prometheus.NewRegistry()}
 	d.tls = p.Certificates(report,
