@@ -24,6 +24,9 @@ const (
 	byPassword   = "htpasswd"
 	byUpstream   = "upstream" // tokens, as upstream's server takes them
 
+	byRedirect         = "autoredirect"
+	byUpstreamRedirect = "upstream with autoredirect"
+
 	byChangingKey      = "a key that changes"
 	byChangingPassword = "a password that changes"
 )
@@ -62,6 +65,9 @@ func newAuthStack(t *testing.T) *authStack {
 	a.on[byChangingPassword] = a.addServer(ours, a.passwordAuth("changing", cliHost))
 	a.on[byChangingKey] = a.addServer(ours, a.tokenAuth(a.ts.bundle(t, "changing.pem", "default")))
 	a.on[byUpstream] = a.addServer(upstream, a.tokenAuth(a.bundle))
+	redirecting := a.tokenAuth(a.bundle)
+	redirecting["options"].(object)["autoredirect"] = true
+	a.on[byRedirect], a.on[byUpstreamRedirect] = a.addServer(ours, redirecting), a.addServer(upstream, redirecting)
 	return a
 }
 

@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -88,6 +90,9 @@ func (a *authStack) testWire(t *testing.T) {
 			}
 		})
 	}
+	for _, asks := range []string{byRedirect, byUpstreamRedirect} {
+		t.Run(asks, func(t *testing.T) { a.redirects(t, asks) })
+	}
 	t.Run("cache", func(t *testing.T) { a.cacheControl(t, gun) })
 }
 
@@ -97,7 +102,7 @@ func (a *authStack) want(c wireCase) verdict {
 	if c.status != http.StatusUnauthorized {
 		return v
 	}
-	v.challenge = fmt.Sprintf(`Bearer realm="%s",service="%s",scope="%s"`, a.ts.realm(), notaryService, scope(c.need))
+	v.challenge = fmt.Sprintf(`Bearer realm="%s",service="%s",scope=%s`, a.ts.realm(), notaryService, strconv.QuoteToASCII(scope(c.need)))
 	v.code, v.need, v.message = "UNAUTHORIZED", c.need, "authentication required"
 	switch c.problem {
 	case "invalid_token":
@@ -168,6 +173,25 @@ func (a *authStack) judge(t *testing.T, asks string, c wireCase) verdict {
 	e := body.Errors[0]
 	v.code, v.message, v.need = e.Code, e.Message, e.Detail
 	return v
+}
+
+// redirects holds a server with autoredirect to send clients to itself, by the
+// name that they have called it.
+func (a *authStack) redirects(t *testing.T, asks string) {
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, a.url(a.on[asks])+"/v2/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Host = "trust.example:8443"
+	resp, err := a.ts.client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	want := `Bearer realm="https://trust.example:8443/auth/token",service="` + notaryService + `",scope="registry:catalog:*"`
+	if got := resp.Header.Get("Www-Authenticate"); resp.StatusCode != http.StatusUnauthorized || got != want {
+		t.Errorf("%d with the challenge %s, want 401 with %s", resp.StatusCode, got, want)
+	}
 }
 
 // bearer is the header with a token for reading gun.
@@ -274,7 +298,13 @@ func (a *authStack) insufficient(t *testing.T, gun string) []wireCase {
 	for _, p := range []person{nobody, anonymous} {
 		cases = append(cases, wireCase{name: "read by " + p.String(), authorization: a.bearer(t, p, gun), status: 401, problem: "insufficient_scope"})
 	}
-	return append(cases,
+	odd := func(name string) wireCase {
+		return wireCase{name: "GUN " + name, path: "/v2/" + cliHost + "/team/" + url.PathEscape(name) + "/_trust/tuf/root.json", status: 401,
+			need: needs("repository", cliHost+"/team/"+name, "pull")}
+	}
+	foreign := odd("größe")
+	foreign.upstreamDiffers = "headers of HTTP/2 are ASCII: there the letters are sent as they are"
+	return append(cases, odd(`a"b`), odd(`a\b`), odd("a,b"), foreign,
 		wireCase{name: "read with a token for other GUNs", authorization: other, status: 401, problem: "insufficient_scope"},
 		wireCase{name: "read with one for the catalog", authorization: ofCatalog, status: 401, problem: "insufficient_scope"},
 		wireCase{name: "changes of a GUN", path: "/v2/" + gun + "/_trust/changefeed?records=10", authorization: a.bearer(t, reader, gun), status: 200},
