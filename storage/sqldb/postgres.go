@@ -36,10 +36,12 @@ func (db *DB) openPostgres(c Config) error {
 	if err != nil {
 		return err
 	}
+	user, _, _ := strings.Cut(c.URL, "@")
+	percent := c.Password == "" && strings.Contains(user, "://") && strings.Contains(user, "%")
 	if c.Password != "" {
 		cfg.Password = c.Password
 	}
-	db.write = sql.OpenDB(connector{cfg: cfg})
+	db.write = sql.OpenDB(connector{cfg: cfg, percent: percent})
 	db.read = db.write
 	db.write.SetMaxOpenConns(c.MaxOpen)
 	db.write.SetMaxIdleConns(c.MaxIdle)
@@ -63,6 +65,9 @@ func parsePostgres(url string) (pq.Config, error) {
 		}
 		return pq.Config{}, fmt.Errorf("%w: the database URL cannot be read; special characters in a password must be percent-encoded in a URL, or quoted with ' in the key=value form", storage.ErrInvalid)
 	}
+	if err := checkFiles(cfg); err != nil {
+		return pq.Config{}, err
+	}
 	cfg.BinaryParameters = true
 	// Times are written in UTC, without a zone. In columns with one, which tools
 	// that move databases from MySQL make, they mean the session's.
@@ -78,6 +83,8 @@ func parsePostgres(url string) (pq.Config, error) {
 // connector makes connections that give up when their context has ended.
 type connector struct {
 	cfg pq.Config
+	// percent: the password was in a URL, with a % that stands for something else.
+	percent bool
 }
 
 func (c connector) Driver() driver.Driver { return &pq.Driver{} }
@@ -88,7 +95,7 @@ func (c connector) Driver() driver.Driver { return &pq.Driver{} }
 func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 	p, err := pq.NewConnectorConfig(c.cfg.Clone())
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errConnect, err)
+		return nil, c.explain(err)
 	}
 	d := &dialer{}
 	p.Dialer(d)
@@ -100,7 +107,7 @@ func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 	}
 	if err != nil {
 		unhook()
-		return nil, fmt.Errorf("%w: %w", errConnect, err)
+		return nil, c.explain(err)
 	}
 	full, ok := inner.(pqConn)
 	if !ok {
