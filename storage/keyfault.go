@@ -11,10 +11,10 @@ import (
 var (
 	// ErrNoPassphrase: the signer was given no passphrase of the alias under
 	// which the key is sealed.
-	ErrNoPassphrase = fmt.Errorf("%w: no passphrase for its alias", ErrKeySealed)
+	ErrNoPassphrase = fmt.Errorf("%w: no passphrase", ErrKeySealed)
 	// ErrWrongPassphrase: the passphrase of the alias does not open the key. A
 	// row that was damaged in its salt or wrapped key looks the same.
-	ErrWrongPassphrase = fmt.Errorf("%w: wrong passphrase for its alias", ErrKeySealed)
+	ErrWrongPassphrase = fmt.Errorf("%w: wrong passphrase", ErrKeySealed)
 	// ErrKeyCorrupt: the row holds no sealed key of a kind that is known, or
 	// its parts do not belong together.
 	ErrKeyCorrupt = fmt.Errorf("%w: its row is corrupt", ErrKeySealed)

@@ -146,6 +146,14 @@ const stampLayout = "2006-01-02 15:04:05.000000"
 // is what PostgreSQL keeps. Upstream wrote the local wall clock there.
 func Stamp(t time.Time) string { return t.UTC().Format(stampLayout) }
 
+// StampOrNull is Stamp, or nil for the zero time.
+func StampOrNull(t time.Time) any {
+	if t.IsZero() {
+		return nil
+	}
+	return Stamp(t)
+}
+
 // Time scans a column without time zone: UTC, or the zero time for null.
 type Time time.Time
 

@@ -1,0 +1,79 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/user"
+
+	"github.com/spf13/cobra"
+
+	"countersign/admin"
+)
+
+// siteFlags are the flags of all commands that work on the databases.
+type siteFlags struct {
+	server, signer string
+	output         string
+}
+
+// Which of the two configuration files a command needs.
+const (
+	needServer = 1 << iota
+	needSigner
+)
+
+func (f *siteFlags) add(cmd *cobra.Command, need int) {
+	fs := cmd.Flags()
+	if need&needServer != 0 {
+		fs.StringVar(&f.server, "server-config", "", "configuration file of trust-server (or notary-server)")
+		_ = cmd.MarkFlagRequired("server-config")
+		_ = cmd.MarkFlagFilename("server-config", "json")
+	}
+	if need&needSigner != 0 {
+		fs.StringVar(&f.signer, "signer-config", "", "configuration file of trust-signer (or notary-signer)")
+		_ = cmd.MarkFlagRequired("signer-config")
+		_ = cmd.MarkFlagFilename("signer-config", "json")
+	}
+	fs.StringVar(&f.output, "output", "table", "table or json")
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// with opens the site, runs work, and closes the site.
+func (f *siteFlags) with(cmd *cobra.Command, work func(ctx context.Context, s *admin.Site) error) error {
+	if f.output != "table" && f.output != "json" {
+		return fmt.Errorf("--output is table or json, not %q%w", f.output, silent{errUsage})
+	}
+	site, err := admin.OpenSite(cmd.Context(), admin.SiteConfig{
+		ServerConfig: f.server, SignerConfig: f.signer, Environ: os.Environ(), Actor: "operator " + operator(),
+		Log: slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn})),
+	})
+	if err != nil {
+		return err
+	}
+	return errors.Join(work(cmd.Context(), site), site.Close())
+}
+
+// operator is who runs this program, behind sudo too. It is a claim of the
+// machine on which the program runs, and no more.
+func operator() string {
+	name := "uid " + fmt.Sprint(os.Getuid())
+	if u, err := user.Current(); err == nil {
+		name = u.Username
+	}
+	if by := os.Getenv("SUDO_USER"); by != "" {
+		name = by + " as " + name
+	}
+	return name
+}
+
+// writeJSON prints v for other programs.
+func writeJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
