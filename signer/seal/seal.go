@@ -163,7 +163,7 @@ func (s *Sealer) unwrap(alias, pass string, p parts) ([]byte, error) {
 			return cek, nil
 		}
 	}
-	return nil, fmt.Errorf("%w %q", ErrWrongPassphrase, alias)
+	return nil, fmt.Errorf("%w for alias %q", ErrWrongPassphrase, alias)
 }
 
 // Check reports whether there is a passphrase for alias, and whether what is
@@ -187,10 +187,10 @@ func (s *Sealer) Check(alias string) error {
 func (s *Sealer) lookUp(alias string) (string, error) {
 	pass, err := s.passphrase(alias)
 	if err != nil {
-		return "", fmt.Errorf("%w %q: %w", ErrNoPassphrase, alias, err)
+		return "", fmt.Errorf("%w for alias %q: %w", ErrNoPassphrase, alias, err)
 	}
 	if pass == "" {
-		return "", fmt.Errorf("%w %q", ErrNoPassphrase, alias)
+		return "", fmt.Errorf("%w for alias %q", ErrNoPassphrase, alias)
 	}
 	return pass, nil
 }
