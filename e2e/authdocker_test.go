@@ -27,7 +27,7 @@ func (a *authStack) testDocker(t *testing.T) {
 			})
 		}
 	}
-	for _, asks := range []string{byHarbor, byPassword} {
+	for _, asks := range []string{byHarbor, byHarborOld, byHarborMid, byPassword} {
 		t.Run(asks, func(t *testing.T) {
 			t.Parallel()
 			a.dockerRights(t, e, clients[newest], asks)
