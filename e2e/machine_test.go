@@ -64,6 +64,10 @@ func newMachine(t testing.TB) *machine {
 		t.Fatal(err)
 	}
 	m.pid = m.first(p.cmd.Process.Pid)
+	// What runs by nsenter sees what the first process sees: never these files.
+	if root, err := os.Readlink(fmt.Sprintf("/proc/%d/root", m.pid)); err != nil || !strings.HasSuffix(root, "/machine/root") {
+		t.Fatalf("the root folder of the machine is %q: %v", root, err)
+	}
 	return m
 }
 

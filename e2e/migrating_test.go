@@ -263,7 +263,7 @@ func TestMigratingPlain(t *testing.T) {
 	r := &walkthrough{t: t, machine: m, kind: "plain", settings: settingsOf(t, "plain")}
 	r.run(r.settings + "curl -sS --cacert $CA --retry 30 --retry-delay 1 --retry-connrefused $TRUST/_notary_server/health")
 	r.seed()
-	r.follow([]string{"settings", "backup", "look", "take-server", "take-signer", "check", "back-signer", "back-server", "drop"}, r.way())
+	r.follow([]string{"settings", "backup", "look", "look-db", "take-server", "take-signer", "check", "back-signer", "back-server", "drop"}, r.way())
 }
 
 // upstreamSample is upstream's configuration file for PostgreSQL, with a database
