@@ -28,6 +28,8 @@ type SiteConfig struct {
 	Environ []string
 	// Actor is who does it, for the audit log: "operator NAME".
 	Actor string
+	// Tool is the program and its version, for archives.
+	Tool string
 	Log   *slog.Logger
 	Now   func() time.Time // time.Now, except in tests
 

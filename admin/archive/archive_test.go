@@ -245,3 +245,50 @@ func TestChanged(t *testing.T) {
 		t.Errorf("left: %v, %v", left, err)
 	}
 }
+
+// A repository that has changed is taken out again, and the archive is as if it
+// had not been tried.
+func TestRollback(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "once.tar"))
+	repos, files := sample()
+	w, err := archive.Create(filepath.Join(dir, "again.tar"), archive.Header{Kind: "purge", Created: created, Tool: "test", By: "me", Reason: "lost"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Abort()
+	for _, r := range repos {
+		for n := range files[r.GUN] {
+			if err := w.Begin(&r); err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range files[r.GUN][:n] {
+				if err := w.Add(f); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := w.Rollback(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := w.Begin(&r); err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range files[r.GUN] {
+			if err := w.Add(f); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	once, err := os.ReadFile(filepath.Join(dir, "once.tar"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := os.ReadFile(filepath.Join(dir, "again.tar"))
+	if err != nil || !bytes.Equal(once, again) {
+		t.Errorf("%d bytes instead of %d, %v", len(again), len(once), err)
+	}
+}

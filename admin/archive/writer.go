@@ -7,6 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"io"
+	"maps"
+	"strings"
 	"time"
 
 	"countersign/internal/atomicfile"
@@ -29,6 +32,9 @@ type Writer struct {
 	// What is open: a repository whose files are still to come.
 	open *Repository
 	next int
+	// What Rollback goes back to: what was written before open.
+	before struct{ size, sums int }
+	size   int
 }
 
 // Create begins an archive at path, mode 0600. Nothing is there until Close has
@@ -39,7 +45,8 @@ func Create(path string, h Header) (*Writer, error) {
 		return nil, err
 	}
 	h.Format = Format
-	w := &Writer{file: f, tar: tar.NewWriter(f), time: h.Created, sum: sha256.New(), seen: map[string]bool{}}
+	w := &Writer{file: f, time: h.Created, sum: sha256.New(), seen: map[string]bool{}}
+	w.tar = tar.NewWriter(counter{w})
 	raw, err := json.MarshalIndent(h, "", " ")
 	if err == nil {
 		err = w.entry(headerName, raw)
@@ -64,6 +71,7 @@ func (w *Writer) Begin(r *Repository) error {
 		return fmt.Errorf("archiving %s: the index takes %d bytes, more than %d", r.GUN, len(raw), maxIndex)
 	}
 	w.open, w.next = r, 0
+	w.before.size, w.before.sums = w.size, len(w.sums)
 	return w.entry(folder(r.GUN)+indexName, raw)
 }
 
@@ -75,6 +83,34 @@ func (w *Writer) Add(f storage.FileRow) error {
 	}
 	w.next++
 	return w.entry(folder(w.open.GUN)+fileName(f.FileInfo), f.Data)
+}
+
+// Rollback takes out the repository that was begun last, whose files are not all
+// there: it has changed meanwhile, and may be begun again.
+func (w *Writer) Rollback() error {
+	if w.open == nil {
+		return nil
+	}
+	if err := w.file.Truncate(int64(w.before.size)); err != nil {
+		return err
+	}
+	if _, err := w.file.Seek(int64(w.before.size), io.SeekStart); err != nil {
+		return err
+	}
+	w.tar, w.size, w.sums = tar.NewWriter(counter{w}), w.before.size, w.sums[:w.before.sums]
+	maps.DeleteFunc(w.seen, func(name string, _ bool) bool { return strings.HasPrefix(name, folder(w.open.GUN)) })
+	w.open = nil
+	return nil
+}
+
+// A counter counts what has been written, entries with their padding: each ends
+// before the next begins.
+type counter struct{ *Writer }
+
+func (c counter) Write(p []byte) (int, error) {
+	n, err := c.file.Write(p)
+	c.size += n
+	return n, err
 }
 
 func (w *Writer) complete() error {
@@ -118,6 +154,9 @@ func (w *Writer) write(name string, data []byte) error {
 	err := w.tar.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Size: int64(len(data)), Mode: 0o600, ModTime: w.time, Format: tar.FormatPAX})
 	if err == nil {
 		_, err = w.tar.Write(data)
+	}
+	if err == nil {
+		err = w.tar.Flush()
 	}
 	if err != nil {
 		return fmt.Errorf("writing the archive: %w", err)

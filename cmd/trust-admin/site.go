@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"countersign/admin"
+	"countersign/internal/buildinfo"
 )
 
 // siteFlags are the flags of all commands that work on the databases.
@@ -49,7 +50,7 @@ func (f *siteFlags) with(cmd *cobra.Command, work func(ctx context.Context, s *a
 		return fmt.Errorf("--output is table or json, not %q%w", f.output, silent{errUsage})
 	}
 	site, err := admin.OpenSite(cmd.Context(), admin.SiteConfig{
-		ServerConfig: f.server, SignerConfig: f.signer, Environ: os.Environ(), Actor: "operator " + operator(),
+		ServerConfig: f.server, SignerConfig: f.signer, Environ: os.Environ(), Actor: "operator " + operator(), Tool: buildinfo.String(name),
 		Log: slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn})),
 	})
 	if err != nil {

@@ -74,6 +74,23 @@ func (p *padded) Scan(v any) error {
 	return nil
 }
 
+// Contents lists all rows of gun, as Files does, and its entries in the
+// changefeed, oldest first, as they were at one moment.
+func (s *Store) Contents(ctx context.Context, gun tuf.GUN) (files []storage.FileInfo, changes []storage.Change, err error) {
+	err = s.db.View(ctx, func(tx *sqldb.Tx) (err error) {
+		files, err = sqldb.Collect(ctx, tx, scanInfo, `select `+infoColumns+` from tuf_files where gun = $1 order by id`, string(gun))
+		if err == nil {
+			changes, err = sqldb.Collect(ctx, tx, scanChange, `select id, created_at, gun, version, sha256, category
+				from changefeed where gun = $1 order by id`, string(gun))
+		}
+		return err
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("listing files of %s: %w", gun, err)
+	}
+	return files, changes, nil
+}
+
 // EachFile calls f for each row of gun in the order of Files, with its bytes.
 // It holds a few megabytes of them at once, and no transaction: what is
 // written meanwhile it may miss, and rows that go meanwhile are left out. It
@@ -82,6 +99,15 @@ func (s *Store) EachFile(ctx context.Context, gun tuf.GUN, f func(storage.FileRo
 	infos, err := s.Files(ctx, gun)
 	if err != nil {
 		return err
+	}
+	return s.FilesOf(ctx, gun, infos, f)
+}
+
+// FilesOf is EachFile for the given rows of gun, which are in the order of their IDs.
+func (s *Store) FilesOf(ctx context.Context, gun tuf.GUN, infos []storage.FileInfo, f func(storage.FileRow) error) error {
+	wanted := make(map[int64]bool, len(infos))
+	for _, i := range infos {
+		wanted[i.ID] = true
 	}
 	for len(infos) > 0 {
 		n, size := 0, int64(0)
@@ -96,6 +122,9 @@ func (s *Store) EachFile(ctx context.Context, gun tuf.GUN, f func(storage.FileRo
 			return fmt.Errorf("reading files of %s: %w", gun, err)
 		}
 		for _, row := range rows {
+			if !wanted[row.ID] {
+				continue
+			}
 			if err := f(row); err != nil {
 				return err
 			}
