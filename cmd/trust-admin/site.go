@@ -44,6 +44,12 @@ func (f *siteFlags) add(cmd *cobra.Command, need int) {
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
+// addSigner adds the signer's configuration where it is optional.
+func (f *siteFlags) addSigner(cmd *cobra.Command, usage string) {
+	cmd.Flags().StringVar(&f.signer, "signer-config", "", usage)
+	_ = cmd.MarkFlagFilename("signer-config", "json")
+}
+
 // with opens the site, runs work, and closes the site.
 func (f *siteFlags) with(cmd *cobra.Command, work func(ctx context.Context, s *admin.Site) error) error {
 	if f.output != "table" && f.output != "json" {
