@@ -101,6 +101,7 @@ const shape = `
 // TestShape: our tables are upstream's in every name, type and constraint, and
 // upstream's are adopted as they are.
 func TestShape(t *testing.T) {
+	t.Parallel()
 	fresh, adopted := pgtest.URL(t), pgtest.URL(t)
 	a, b := raw(t, "postgres", fresh), raw(t, "postgres", adopted)
 	old(t, b, "server.sql", "signer.sql")
@@ -122,6 +123,7 @@ func TestShape(t *testing.T) {
 // TestApply: on both databases, for any number of replicas that start at once
 // and start again.
 func TestApply(t *testing.T) {
+	t.Parallel()
 	for _, backend := range []string{"postgres", "sqlite3"} {
 		t.Run(backend, func(t *testing.T) {
 			u := filepath.Join(t.TempDir(), "x.db")
@@ -158,6 +160,7 @@ func TestApply(t *testing.T) {
 // TestVersionTable: schema_migrations ends as upstream's tool would leave it,
 // and one that is there is not touched without need.
 func TestVersionTable(t *testing.T) {
+	t.Parallel()
 	const modern = `create table schema_migrations (version bigint primary key, dirty boolean not null)`
 	for name, test := range map[string]struct {
 		schema migrations.Schema
@@ -179,6 +182,7 @@ func TestVersionTable(t *testing.T) {
 		"before dirty, and behind": {migrations.Server, []string{"server1.sql"}, []string{`create table schema_migrations (version int primary key)`, `insert into schema_migrations values (1)`}, []string{"1"}},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			u := pgtest.URL(t)
 			db := raw(t, "postgres", u)
 			old(t, db, test.tables...)
@@ -215,6 +219,7 @@ func TestVersionTable(t *testing.T) {
 // TestBackfill: a database from before the changefeed gets an entry for each
 // stored timestamp, oldest first.
 func TestBackfill(t *testing.T) {
+	t.Parallel()
 	const rows = `insert into tuf_files (created_at, gun, role, version, data, sha256) values
 		('2020-01-02 00:00:00', 'b', 'timestamp', 1, 'x', 'b1'), ('2020-01-01 00:00:00', 'a', 'timestamp', 1, 'x', 'a1'),
 		('2020-01-01 00:00:00', 'a', 'root', 1, 'x', 'r'), ('2020-01-03 00:00:00', 'a', 'timestamp', 2, 'x', 'a2')`
@@ -241,6 +246,7 @@ func TestBackfill(t *testing.T) {
 // TestUnusable: a table that lacks something is named, with what it lacks, and
 // nothing is changed.
 func TestUnusable(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
 		schema migrations.Schema
 		spoil  string
@@ -254,6 +260,7 @@ func TestUnusable(t *testing.T) {
 		"keys, unique ID": {migrations.Signer, `alter table private_keys drop constraint key_id`, []string{"private_keys", "unique", "key_id"}},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			u := pgtest.URL(t)
 			db := raw(t, "postgres", u)
 			old(t, db, "server.sql", "signer.sql")
@@ -288,6 +295,7 @@ func TestUnusable(t *testing.T) {
 // TestReplaced: a function that another release has left is brought up to date,
 // and a lost trigger is made again.
 func TestReplaced(t *testing.T) {
+	t.Parallel()
 	u := pgtest.URL(t)
 	db := raw(t, "postgres", u)
 	apply := func() {
@@ -314,6 +322,7 @@ func TestReplaced(t *testing.T) {
 // TestRights: a program with no more than upstream's rights at run time starts
 // on a complete database, and says what it may not do on another.
 func TestRights(t *testing.T) {
+	t.Parallel()
 	u := pgtest.URL(t)
 	db := raw(t, "postgres", u)
 	old(t, db, "signer.sql")

@@ -136,6 +136,33 @@ func TestAdoptShapes(t *testing.T) {
 	}
 }
 
+// TestMeanings: what is said of schema_migrations is what golang-migrate, from
+// its source, would do.
+func TestMeanings(t *testing.T) {
+	for name, want := range map[string]string{
+		"server-upstream":               "find nothing to do",
+		"server-no-versions":            "absent",
+		"server-mattes":                 "no column dirty",
+		"server-mattes-first":           "no column dirty",
+		"server-half-way":               "marked dirty",
+		"server-dirty":                  "version 1, older than the tables (2)",
+		"server-emptied":                "no row",
+		"server-harbor-mysql":           "version 5, which is MySQL's numbering",
+		"server-harbor-patched":         "version 5, which is MySQL's numbering",
+		"server-harbor-patched-several": "several rows",
+		"signer-harbor-patched":         "version 2, which is MySQL's numbering",
+		"both-one-table":                "find nothing to do",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f, err := migrations.Inspect(t.Context(), open(t, "postgres", field(t, name)), shapes[name].schemas[0])
+			if err != nil || !strings.Contains(f.Versions.Meaning, want) {
+				t.Errorf("%q does not say %q: %v", f.Versions.Meaning, want, err)
+			}
+		})
+	}
+}
+
 func tableIsThere(t testing.TB, db *sql.DB, name string) bool {
 	t.Helper()
 	return len(list(t, db, `select 'x' where to_regclass('`+name+`') is not null`)) > 0

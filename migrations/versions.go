@@ -36,7 +36,16 @@ func (p *postgres) versions(ctx context.Context) error {
 	if v.Present, err = ask(ctx, p.q, &r, relationQuery, "schema_migrations"); err != nil {
 		return err
 	}
+	// One table for both programs' cannot be right for both; the higher number
+	// at least has the tool do nothing.
+	other, err := columns(ctx, p.q, sqldb.Postgres, tables[p.s.other()][0].name)
+	if err != nil {
+		return err
+	}
 	target := upstreamVersion[p.s]
+	if len(other) > 0 {
+		target = max(target, upstreamVersion[p.s.other()])
+	}
 	if !v.Present {
 		v.Meaning = "absent: upstream's migration tool would take the database for empty"
 		g := Gap{What: "table schema_migrations is missing", Means: "upstream's migration tool, run later, would create tables that are there, and fail",
@@ -62,10 +71,12 @@ func (p *postgres) versions(ctx context.Context) error {
 		p.f.Notes = append(p.f.Notes, "schema_migrations cannot be read by role "+p.session.Role+", so nothing is known of it; no program needs it")
 		return nil
 	}
-	return p.judge(ctx, v, &r, target)
+	return p.judge(ctx, v, &r, target, len(other) > 0)
 }
 
-func (p *postgres) judge(ctx context.Context, v *Versions, r *relation, target int64) error {
+// judge says what upstream's tool would make of the rows. target is its last
+// version for these tables; shared: both programs' are here.
+func (p *postgres) judge(ctx context.Context, v *Versions, r *relation, target int64, shared bool) error {
 	type row struct {
 		version int64
 		dirty   bool
@@ -78,10 +89,6 @@ func (p *postgres) judge(ctx context.Context, v *Versions, r *relation, target i
 		err = r.Scan(&x.version, &x.dirty)
 		return x, err
 	}, query, maxRows)
-	if err != nil {
-		return err
-	}
-	shared, err := columns(ctx, p.q, sqldb.Postgres, tables[p.s.other()][0].name)
 	if err != nil {
 		return err
 	}
@@ -98,7 +105,9 @@ func (p *postgres) judge(ctx context.Context, v *Versions, r *relation, target i
 		wrong = append(wrong, "no column dirty (an old release of the tool has made the table), so that newer ones fail")
 	}
 	last := int64(0)
+	now := p.reached(target)
 	switch {
+	case len(rows) == 0 && now == 0: // so it is
 	case len(rows) == 0:
 		wrong = append(wrong, "no row, so that it takes the database for empty")
 	case len(rows) > 1:
@@ -107,24 +116,36 @@ func (p *postgres) judge(ctx context.Context, v *Versions, r *relation, target i
 	default:
 		last = rows[0].version
 	}
-	top := target
-	if len(shared) > 0 {
-		top = max(target, upstreamVersion[p.s.other()])
+	if shared {
 		p.f.Notes = append(p.f.Notes, "both programs' tables are in this database: upstream's migration tool, which has one schema_migrations for each, cannot be used on it")
 	}
 	switch {
-	case last > top:
+	case last > target:
 		wrong = append(wrong, fmt.Sprintf("version %d, which is MySQL's numbering (its last here is %d), so that it misses the file", last, target))
-	case last < target && len(rows) > 0 && (len(shared) == 0 || last < 1):
-		wrong = append(wrong, fmt.Sprintf("version %d, older than the tables (%d), so that it creates tables that are there, and fails", last, target))
+	case last < now && len(rows) > 0 && (!shared || last < 1):
+		wrong = append(wrong, fmt.Sprintf("version %d, older than the tables (%d), so that it creates tables that are there, and fails", last, now))
 	}
 	if len(wrong) == 0 {
 		v.Meaning = "as upstream's migration tool leaves it: it would find nothing to do"
+		if now < target {
+			v.Meaning = "as upstream's migration tool leaves it"
+		}
 		return nil
 	}
 	v.Meaning = "would trip upstream's migration tool: " + strings.Join(wrong, "; ")
-	p.gap(p.versionGap(v, r, max(top, target)))
+	p.gap(p.versionGap(v, r, target))
 	return nil
+}
+
+// reached is the version of upstream's migrations that the tables show.
+func (p *postgres) reached(target int64) int64 {
+	switch {
+	case len(p.found) == 0:
+		return 0
+	case len(p.found) < len(tables[p.s]):
+		return 1
+	}
+	return target
 }
 
 // versionGap is what sets schema_migrations right. Programs that start leave
