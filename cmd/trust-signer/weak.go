@@ -4,18 +4,9 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
-	"unicode/utf8"
 
 	"countersign/internal/config"
 )
-
-// minPassphrase is the length, in characters, below which a passphrase is
-// called weak: it can be tried out by whoever has a copy of the database.
-// Harbor's installer makes 8, its chart "defaultalias" for everybody.
-const minPassphrase = 16
-
-var wellKnown = []string{"defaultalias", "password", "passphrase", "changeme"}
 
 // weakPassphrases returns a warning for each alias of the configuration whose
 // passphrase is weak. It never holds the passphrase, nor its length.
@@ -31,15 +22,8 @@ func weakPassphrases(cfg *config.Signer) (warnings []string) {
 		if alias == "" || err != nil {
 			continue // it is told elsewhere that there is none
 		}
-		why := ""
-		switch {
-		case strings.EqualFold(pass, alias):
-			why = "it is the alias itself"
-		case slices.Contains(wellKnown, strings.ToLower(pass)):
-			why = "it is one that everybody tries first"
-		case utf8.RuneCountInString(pass) < minPassphrase:
-			why = fmt.Sprintf("it is shorter than %d characters", minPassphrase)
-		default:
+		why := config.WeakPassphrase(alias, pass)
+		if why == "" {
 			continue
 		}
 		warnings = append(warnings, fmt.Sprintf("the passphrase of the alias %q is weak: %s, so that whoever gets a copy of the database can open the keys. "+
