@@ -37,14 +37,19 @@ const (
 	// maxHeld bounds the frames of one header block, a flood of empty ones too.
 	maxHeld      = 64 << 10
 	maxPlainHead = 16 << 10 // HTTP/1.1
-	maxPlainRest = 64 << 10 // HTTP/1.1: what is read of a body, so that its sender reads the answer
+	maxPlainRest = 1 << 20  // HTTP/1.1: what is read of a body, so that its sender reads the answer
 )
 
 // answerHTTP1 answers one request. The deadline of conn is the handshake's.
 func answerHTTP1(conn *tls.Conn) {
-	req, err := http.ReadRequest(bufio.NewReader(io.LimitReader(conn, maxPlainHead)))
+	limited := &io.LimitedReader{R: conn, N: maxPlainHead}
+	req, err := http.ReadRequest(bufio.NewReader(limited))
 	if err != nil || req.ProtoMajor != 1 {
 		return
+	}
+	limited.N = maxPlainRest
+	if req.Header.Get("Expect") == "" {
+		_, _ = io.Copy(io.Discard, req.Body) // the answer is the same for half of it
 	}
 	a := http.Response{
 		StatusCode: http.StatusOK, ProtoMajor: 1, ProtoMinor: 1, Request: req, Close: true,
@@ -57,7 +62,7 @@ func answerHTTP1(conn *tls.Conn) {
 	// Closed with something unread, the connection would be reset, and the
 	// answer might be lost on its way.
 	_ = conn.SetReadDeadline(time.Now().Add(plainLinger))
-	_, _ = io.CopyN(io.Discard, conn, maxPlainRest)
+	_, _ = io.Copy(io.Discard, limited)
 }
 
 // A plainConn is an HTTP/2 connection as gRPC reads it, until its first request
@@ -78,7 +83,8 @@ type plainConn struct {
 	window   uint32 // of a new stream, as the client wants it
 	last     uint32 // the ID of the last request
 	requests int
-	leaving  bool // no further request is answered
+	open     map[uint32]bool // requests whose body is not at its end; true for HEAD
+	leaving  bool            // no further request is answered
 }
 
 type plainState int
@@ -91,7 +97,7 @@ const (
 )
 
 func newPlainConn(conn net.Conn) *plainConn {
-	c := &plainConn{Conn: conn, window: 65_535}
+	c := &plainConn{Conn: conn, window: 65_535, open: map[uint32]bool{}}
 	c.frames = http2.NewFramer(nil, io.TeeReader(conn, &c.held))
 	c.frames.SetMaxReadFrameSize(maxPlainFrame)
 	c.frames.MaxHeaderListSize = maxHeaderBytes
@@ -230,23 +236,54 @@ func (c *plainConn) answer() error {
 	case *http2.MetaHeadersFrame:
 		return c.reply(f)
 	case *http2.DataFrame:
-		if n := f.Header().Length; n > 0 {
-			return c.write(func(w *http2.Framer) error { return w.WriteWindowUpdate(0, n) })
-		}
+		return c.skip(f)
+	case *http2.RSTStreamFrame:
+		delete(c.open, f.StreamID)
 	}
 	return nil
 }
 
-// reply answers a request, whatever it asks for. Header fields are sent in the
-// forms that leave no trace in the client's decoder, whose other half is gRPC's.
+// skip passes over a piece of a body, and asks for the next. How long that may
+// go on is a matter of plainLife.
+func (c *plainConn) skip(f *http2.DataFrame) error {
+	if n := f.Length; n > 0 {
+		err := c.write(func(w *http2.Framer) error {
+			err := w.WriteWindowUpdate(0, n)
+			if _, ok := c.open[f.StreamID]; ok && !f.StreamEnded() {
+				err = errors.Join(err, w.WriteWindowUpdate(f.StreamID, n))
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if f.StreamEnded() {
+		return c.finish(f.StreamID)
+	}
+	return nil
+}
+
+// finish answers a request whose body has come to its end. Answered before, and
+// reset, some clients take it for a failure.
+func (c *plainConn) finish(id uint32) error {
+	head, ok := c.open[id]
+	if !ok {
+		return nil
+	}
+	delete(c.open, id)
+	return c.send(id, head)
+}
+
+// reply answers a request, whatever it asks for.
 func (c *plainConn) reply(h *http2.MetaHeadersFrame) error {
 	switch id := h.StreamID; {
+	case id <= c.last && h.StreamEnded():
+		return c.finish(id) // these are trailers
+	case id%2 == 0 || id <= c.last:
+		return io.EOF
 	case c.leaving:
 		return nil // it was told that this is not answered
-	case id%2 == 0 || id <= c.last && !h.StreamEnded():
-		return io.EOF
-	case id <= c.last:
-		return nil // the end of a request that was answered before it
 	case isGRPC(h):
 		// gRPC never saw this connection's headers, and can no longer read
 		// them. Its clients ask again on another one.
@@ -255,23 +292,28 @@ func (c *plainConn) reply(h *http2.MetaHeadersFrame) error {
 	}
 	c.last = h.StreamID
 	c.requests++
-	head := h.PseudoValue("method") == http.MethodHead
-	body := !head && c.window >= uint32(len(plainBody))
-	err := c.write(func(w *http2.Framer) error {
-		err := w.WriteHeaders(http2.HeadersFrameParam{StreamID: c.last, BlockFragment: plainHead(body || head), EndHeaders: true, EndStream: !body})
-		if body {
-			err = errors.Join(err, w.WriteData(c.last, true, []byte(plainBody)))
-		}
-		if !h.StreamEnded() {
-			// The answer is complete; the rest of the request is not wanted.
-			err = errors.Join(err, w.WriteRSTStream(c.last, http2.ErrCodeNo))
-		}
-		return err
-	})
+	c.open[c.last] = h.PseudoValue("method") == http.MethodHead
+	var err error
+	if h.StreamEnded() {
+		err = c.finish(c.last)
+	}
 	if err == nil && c.requests == plainRequests {
 		err = c.farewell()
 	}
 	return err
+}
+
+// send writes an answer. Header fields are sent in the forms that leave no trace
+// in the client's decoder, whose other half is gRPC's.
+func (c *plainConn) send(id uint32, head bool) error {
+	body := !head && c.window >= uint32(len(plainBody))
+	return c.write(func(w *http2.Framer) error {
+		err := w.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: plainHead(body || head), EndHeaders: true, EndStream: !body})
+		if body {
+			err = errors.Join(err, w.WriteData(id, true, []byte(plainBody)))
+		}
+		return err
+	})
 }
 
 // farewell tells the client which request was the last to be answered.

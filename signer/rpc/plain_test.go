@@ -103,7 +103,7 @@ func TestPlainRequests(t *testing.T) {
 		}
 		r, err := c.client.Head("https://" + p.addr + "/")
 		isPlain(t, name+" HEAD", r, err)
-		for _, size := range []int{10, 40 << 10} {
+		for _, size := range []int{10, 40 << 10, 300 << 10} {
 			for range 3 {
 				r, err = c.client.Post("https://"+p.addr+"/", "application/json", bytes.NewReader(make([]byte, size)))
 				isPlain(t, fmt.Sprint(name, " POST ", size), r, err)
@@ -142,7 +142,7 @@ func TestPlainCurl(t *testing.T) {
 		t.Fatal("this test needs curl: ", err)
 	}
 	p := newOpenPair(t, nil)
-	for _, args := range [][]string{{"--http2"}, {"--http1.1"}, {"--no-alpn"}, {"--http2", "-X", "POST", "-d", strings.Repeat("x", 5000)}, {"--http2", "-I"}} {
+	for _, args := range [][]string{{"--http2"}, {"--http1.1"}, {"--no-alpn"}, {"--http2", "-d", strings.Repeat("x", 5000)}, {"--http1.1", "-d", strings.Repeat("x", 5000)}, {"--http2", "-I"}} {
 		args = append(args, "-sSk", "-o", "/dev/null", "-w", "%{http_code}\n")
 		for range 3 { // on one connection, where there can be one
 			args = append(args, "https://"+p.addr+"/")
@@ -150,7 +150,7 @@ func TestPlainCurl(t *testing.T) {
 		args = append(args, "-o", "/dev/null", "-o", "/dev/null")
 		out, err := exec.CommandContext(t.Context(), curl, args...).CombinedOutput()
 		if err != nil || string(out) != "200\n200\n200\n" {
-			t.Errorf("curl %q: %q, %v", args, out, err)
+			t.Errorf("curl %.40q: %q, %v", args, out, err)
 		}
 	}
 }
