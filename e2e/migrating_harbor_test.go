@@ -28,7 +28,7 @@ func TestMigratingHarbor(t *testing.T) {
 	r := &walkthrough{t: t, machine: m, kind: "harbor", settings: settingsOf(t, "harbor")}
 	r.run(r.settings + "curl -sS -o /dev/null --cacert $CA --retry 30 --retry-delay 1 --retry-all-errors $TRUST/v2/")
 	r.seed()
-	r.follow([]string{"settings", "backup", "look", "look-db", "take-server", "take-signer", "check", "back-signer", "back-server", "drop"}, r.way())
+	r.follow([]string{"settings", "backup", "look", "look-db", "look-certificate", "certificate", "take-server", "take-signer", "check", "back-signer", "back-server", "drop"}, r.way())
 	r.run("grep -q '" + notAuthenticated + "' /var/log/notary-signer.log")
 }
 

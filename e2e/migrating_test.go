@@ -108,10 +108,13 @@ func (r *walkthrough) follow(names []string, after map[string]func()) {
 	}
 }
 
-// notary runs the client of those who publish.
+// publisherClient is the client of those who publish.
+const publisherClient = "notary -s $TRUST --tlscacert $CA -d /root/publisher "
+
+// notary runs it.
 func (r *walkthrough) notary(args string) string {
 	r.t.Helper()
-	return r.run(r.settings + "notary -s $TRUST --tlscacert $CA -d /root/publisher " + args)
+	return r.run(r.settings + publisherClient + args)
 }
 
 // seed publishes what was there before: a repository with a snapshot that the
@@ -144,8 +147,8 @@ func (r *walkthrough) publish(tag string) {
 func (r *walkthrough) works(when string) {
 	r.t.Helper()
 	r.publish(when)
-	for _, client := range []string{"/root/follower", "$(mktemp -d)"} {
-		out := r.run(r.settings + "notary -s $TRUST --tlscacert $CA -d " + client + " list $GUN")
+	for _, dir := range []string{"/root/follower", "$(mktemp -d)"} {
+		out := r.run(r.settings + "notary -s $TRUST --tlscacert $CA -d " + dir + " list $GUN")
 		for _, tag := range r.tags {
 			if !regexp.MustCompile(`(?m)^` + tag + ` `).MatchString(out) {
 				r.t.Errorf("after %s, %s is not listed:\n%s", when, tag, out)
@@ -192,8 +195,24 @@ func (r *walkthrough) way() map[string]func() {
 		r.runs("notary-server", "notary-signer")
 	}
 	return map[string]func(){
-		"look":        looked,
-		"look-db":     looked,
+		"look":             looked,
+		"look-db":          looked,
+		"look-certificate": looked,
+		"certificate": func() {
+			// Upstream's server does not wait for a signer that starts.
+			r.notary("add $GUN renewed /root/content")
+			if err := waitFor(30*time.Second, "upstream's pair", func() error {
+				out, err := r.try(r.settings + publisherClient + "publish $GUN")
+				if err != nil {
+					return fmt.Errorf("%w: %s", err, out)
+				}
+				return nil
+			}); err != nil {
+				r.t.Fatal(err)
+			}
+			r.tags = append(r.tags, "renewed")
+			stage("certificate", "notary-server", "notary-signer")()
+		},
 		"take-server": stage("take-server", "notary-signer", "trust-server"),
 		"take-signer": stage("take-signer", "trust-server", "trust-signer"),
 		"check": func() {
