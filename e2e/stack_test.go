@@ -52,7 +52,9 @@ type stackConfig struct {
 	servers        int                     // server processes on one database; 0 is 1
 	cluster        *pgtest.Cluster         // nil is the shared one
 	pooler         func(url string) string // makes the URL that the programs get; nil is PostgreSQL's own
-	race           bool                    // our programs with the race detector, which slows them several times
+	// databases, if set, names PostgreSQL databases that are there already.
+	databases func() (server, signer string)
+	race      bool // our programs with the race detector, which slows them several times
 }
 
 // A stack is a signer and one or more servers, as processes, over TLS.
@@ -125,6 +127,10 @@ func (s *stack) createDatabases() {
 	s.t.Helper()
 	if s.cfg.backend == onSQLite {
 		s.serverDB, s.signerDB = filepath.Join(s.dir, "server.db"), filepath.Join(s.dir, "signer.db")
+		return
+	}
+	if s.cfg.databases != nil {
+		s.serverDB, s.signerDB = s.cfg.databases()
 		return
 	}
 	s.serverDB, s.signerDB = newDatabase(s.t, s.cfg.cluster), newDatabase(s.t, s.cfg.cluster)
