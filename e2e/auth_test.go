@@ -267,7 +267,11 @@ func (c *cliCase) expect(allowed bool, n *notary, args ...string) {
 // refused runs a command that must fail and say why.
 func (c *cliCase) refused(why string, n *notary, args ...string) {
 	c.t.Helper()
-	if out, err := n.try("", n.command(args)...); err == nil || !strings.Contains(out, why) {
+	out, err := n.try("", n.command(args)...)
+	if c.asks == byUpstream && (strings.Contains(out, "broken pipe") || strings.Contains(out, "connection reset")) {
+		return // it closes the connection of who is still sending, and so cannot say why
+	}
+	if err == nil || !strings.Contains(out, why) {
 		c.t.Errorf("%v: notary %s: %v, want it to fail and say %q:\n%s", c.person, strings.Join(args, " "), err, why, out)
 	}
 }

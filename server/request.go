@@ -108,6 +108,7 @@ func (s *server) handle(op operation, h handler) http.Handler {
 		if c, ok := errors.AsType[Challenger](err); ok && a.status == http.StatusUnauthorized {
 			w.Header().Set("Www-Authenticate", c.Challenge())
 		}
+		s.drain(w, r, err)
 		a.write(w)
 	})
 }
