@@ -73,7 +73,7 @@ func parsePostgres(url string) (pq.Config, error) {
 	// that move databases from MySQL make, they mean the session's.
 	cfg = cfg.Clone()
 	maps.DeleteFunc(cfg.Runtime, func(k, _ string) bool { return strings.EqualFold(k, "timezone") })
-	cfg.Runtime["timezone"] = "UTC"
+	cfg.Runtime["TimeZone"] = "UTC"
 	if cfg.ConnectTimeout <= 0 {
 		cfg.ConnectTimeout = connectTimeout
 	}
