@@ -201,23 +201,8 @@ func (s *Service) open(row storage.Key) (*entry, error) {
 }
 
 func (s *Service) unseal(row storage.Key) (*private, error) {
-	plaintext, err := s.sealer.Open(row.Alias, row.Sealed)
-	if err != nil {
-		return nil, err
-	}
-	defer clear(plaintext)
-	p, err := parsePrivate(row.Algorithm, plaintext)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", seal.ErrCorrupt, err)
-	}
-	// Who can write to the table must not make one key sign under the name of
-	// another: neither by moving the sealed part nor by moving the public one.
-	public := tuf.Key{Type: row.Algorithm, Public: row.Public}
-	if public.ID() != row.ID || !p.matches(public) {
-		p.wipe()
-		return nil, fmt.Errorf("%w: its private part, its public part and its ID are not of one key", seal.ErrCorrupt)
-	}
-	return p, nil
+	p, _, err := openRow(s.sealer, row)
+	return p, err
 }
 
 // A keyFault is why a key cannot be used, with the names under which an operator

@@ -120,34 +120,42 @@ func (s *Sealer) Seal(alias string, plaintext []byte) ([]byte, error) {
 // Open decrypts what Seal, or upstream, sealed under alias. The error wraps
 // ErrNoPassphrase, ErrWrongPassphrase or ErrCorrupt.
 func (s *Sealer) Open(alias string, sealed []byte) ([]byte, error) {
+	plaintext, _, err := s.OpenForm(alias, sealed)
+	return plaintext, err
+}
+
+// OpenForm is Open, and tells how the key was sealed.
+func (s *Sealer) OpenForm(alias string, sealed []byte) ([]byte, Form, error) {
 	p, err := parse(sealed)
 	if err != nil {
-		return nil, fmt.Errorf("%w, under alias %q: %w", ErrCorrupt, alias, err)
+		return nil, Form{}, fmt.Errorf("%w, under alias %q: %w", ErrCorrupt, alias, err)
 	}
+	form := Form{Rounds: p.header.P2C}
 	pass, err := s.lookUp(alias)
 	if err != nil {
-		return nil, err
+		return nil, form, err
 	}
-	cek, err := s.unwrap(alias, pass, p)
+	cek, kind, err := s.unwrap(alias, pass, p)
 	if err != nil {
-		return nil, err
+		return nil, form, err
 	}
 	defer clear(cek)
+	form.Older = kind == go115
 	aead, err := contentCipher(cek)
 	if err != nil {
-		return nil, fmt.Errorf("%w, under alias %q: %w", ErrCorrupt, alias, err)
+		return nil, form, fmt.Errorf("%w, under alias %q: %w", ErrCorrupt, alias, err)
 	}
 	plaintext, err := aead.Open(nil, p.nonce, p.ciphertext, p.encoded)
 	if err != nil {
-		return nil, fmt.Errorf("%w, under alias %q: content does not authenticate", ErrCorrupt, alias)
+		return nil, form, fmt.Errorf("%w, under alias %q: content does not authenticate", ErrCorrupt, alias)
 	}
-	return plaintext, nil
+	return plaintext, form, nil
 }
 
 // unwrap tries the standard derivation, then that of a build of upstream with
 // Go 1.15, which computed the first HMAC wrongly. The key wrap's own integrity
 // check tells which one a row was written with.
-func (s *Sealer) unwrap(alias, pass string, p parts) ([]byte, error) {
+func (s *Sealer) unwrap(alias, pass string, p parts) ([]byte, derivation, error) {
 	kinds := []derivation{standard}
 	if p.header.P2C == upstreamIterations {
 		kinds = append(kinds, go115)
@@ -157,13 +165,13 @@ func (s *Sealer) unwrap(alias, pass string, p parts) ([]byte, error) {
 		block, err := aes.NewCipher(kek[:])
 		clear(kek[:])
 		if err != nil {
-			return nil, fmt.Errorf("opening: %w", err)
+			return nil, kind, fmt.Errorf("opening: %w", err)
 		}
 		if cek, err := josecipher.KeyUnwrap(block, p.wrapped); err == nil {
-			return cek, nil
+			return cek, kind, nil
 		}
 	}
-	return nil, fmt.Errorf("%w for alias %q", ErrWrongPassphrase, alias)
+	return nil, standard, fmt.Errorf("%w for alias %q", ErrWrongPassphrase, alias)
 }
 
 // Check reports whether there is a passphrase for alias, and whether what is
