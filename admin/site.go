@@ -30,8 +30,8 @@ type SiteConfig struct {
 	Actor string
 	// Tool is the program and its version, for archives.
 	Tool string
-	Log   *slog.Logger
-	Now   func() time.Time // time.Now, except in tests
+	Log  *slog.Logger
+	Now  func() time.Time // time.Now, except in tests
 
 	// Step, if set, is called after each step that a crash could follow, with the
 	// step's name. It is how tests end the process there.

@@ -29,19 +29,26 @@ const (
 )
 
 func (f *siteFlags) add(cmd *cobra.Command, need int) {
-	fs := cmd.Flags()
 	if need&needServer != 0 {
-		fs.StringVar(&f.server, "server-config", "", "configuration file of trust-server (or notary-server)")
+		f.addServer(cmd, "configuration file of trust-server (or notary-server)")
 		_ = cmd.MarkFlagRequired("server-config")
-		_ = cmd.MarkFlagFilename("server-config", "json")
 	}
 	if need&needSigner != 0 {
-		fs.StringVar(&f.signer, "signer-config", "", "configuration file of trust-signer (or notary-signer)")
+		f.addSigner(cmd, "configuration file of trust-signer (or notary-signer)")
 		_ = cmd.MarkFlagRequired("signer-config")
-		_ = cmd.MarkFlagFilename("signer-config", "json")
 	}
-	fs.StringVar(&f.output, "output", "table", "table or json")
+	f.addOutput(cmd)
+}
+
+func (f *siteFlags) addOutput(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.output, "output", "table", "table or json")
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// addServer adds the server's configuration where it is optional.
+func (f *siteFlags) addServer(cmd *cobra.Command, usage string) {
+	cmd.Flags().StringVar(&f.server, "server-config", "", usage)
+	_ = cmd.MarkFlagFilename("server-config", "json")
 }
 
 // addSigner adds the signer's configuration where it is optional.

@@ -22,9 +22,9 @@ const module = "countersign"
 var mayImport = map[string][]string{
 	"cmd/trust-server":    {"certs", "internal/config", "internal/program", "internal/service", "migrations", "server", "server/auth", "server/publish", "signer/rpc", "storage", "storage/metadb", "storage/sqldb", "tuf"},
 	"cmd/trust-signer":    {"certs", "internal/config", "internal/program", "internal/service", "migrations", "signer", "signer/rpc", "signer/seal", "storage", "storage/keydb", "storage/sqldb", "tuf"},
-	"cmd/trust-admin":     {"admin", "server/auth", "tuf", "internal/buildinfo", "internal/config", "internal/service"},
+	"cmd/trust-admin":     {"admin", "migrations", "server/auth", "storage", "tuf", "internal/buildinfo", "internal/config", "internal/service"},
 	"admin/archive":       {"internal/atomicfile", "storage", "tuf"},
-	"admin":               {"certs", "internal/atomicfile", "internal/config", "migrations", "server/auth", "storage", "storage/keydb", "storage/metadb", "storage/sqldb", "tuf"},
+	"admin":               {"admin/archive", "certs", "internal/atomicfile", "internal/config", "migrations", "server/auth", "signer/rpc", "storage", "storage/keydb", "storage/metadb", "storage/sqldb", "tuf"},
 	"certs":               {"internal/atomicfile"},
 	"internal/archtest":   {},
 	"internal/atomicfile": {},

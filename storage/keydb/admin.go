@@ -2,6 +2,7 @@ package keydb
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 
@@ -86,4 +87,16 @@ func (s *Store) Reseal(ctx context.Context, id tuf.KeyID, old, sealed []byte, al
 		return false, fmt.Errorf("storing key %s anew: %w", id, err)
 	}
 	return n > 0, nil
+}
+
+// Aliases lists the aliases that live keys are sealed under.
+func (s *Store) Aliases(ctx context.Context) ([]string, error) {
+	list, err := sqldb.Collect(ctx, s.db, func(r *sql.Rows) (a string, err error) {
+		err = r.Scan(&a)
+		return a, err
+	}, `select distinct passphrase_alias from private_keys where deleted_at is null order by 1`)
+	if err != nil {
+		return nil, fmt.Errorf("listing aliases: %w", err)
+	}
+	return list, nil
 }

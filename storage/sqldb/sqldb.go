@@ -371,3 +371,15 @@ func retry(ctx context.Context, f func() error) error {
 		}
 	}
 }
+
+// Clock is the time of the machine that the database runs on.
+func (db *DB) Clock(ctx context.Context) (time.Time, error) {
+	query := `select clock_timestamp()`
+	if db.dialect == SQLite {
+		return time.Now().UTC(), nil // it runs here
+	}
+	return One(ctx, db, func(r *sql.Rows) (t time.Time, err error) {
+		err = r.Scan(&t)
+		return t.UTC(), err
+	}, query)
+}
