@@ -113,7 +113,7 @@ func (d *daemon) serve(ctx context.Context, signer *rpc.Client) error {
 		d.store = d.store.WithoutAudit()
 	}
 	publisher, err := publish.New(publish.Config{
-		Store: d.store, Signer: signer, Archivist: d.store, KeyAlgorithm: d.cfg.TrustService.KeyAlgorithm, Log: d.Log, Now: time.Now,
+		Store: d.store, Signer: signer, Archivist: d.store, KeyAlgorithm: d.cfg.TrustService.KeyAlgorithm, Log: withRequest(d.Log), Now: time.Now,
 		AllowUnvouched: d.cfg.Repositories.AllowUnvouched,
 	})
 	if err != nil {
