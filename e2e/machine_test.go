@@ -138,6 +138,17 @@ func (m *machine) run(script string) string {
 	return out
 }
 
+// listens waits until something accepts connections at HOST/PORT.
+func (m *machine) listens(address string) {
+	m.t.Helper()
+	if err := waitFor(30*time.Second, address, func() error {
+		_, err := m.try("bash -c '</dev/tcp/" + address + "'")
+		return err
+	}); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
 // write makes a file in the machine, and its folder.
 func (m *machine) write(name, content string) {
 	m.t.Helper()

@@ -77,8 +77,6 @@ type walkthrough struct {
 	*machine
 	kind     string
 	settings string
-	gun      string
-	flags    string // of the notary client of those who publish
 	tags     []string
 }
 
@@ -137,7 +135,7 @@ func (r *walkthrough) seed() {
 // publish adds a tag to the targets and another to the delegation.
 func (r *walkthrough) publish(tag string) {
 	r.t.Helper()
-	r.notary("add $GUN " + tag + " /root/content -p")
+	r.notary("add $GUN " + tag + " /root/content")
 	r.notary("add $GUN " + tag + "-d /root/content --roles targets/releases -p")
 	r.tags = append(r.tags, tag, tag+"-d")
 }
@@ -184,6 +182,7 @@ func (r *walkthrough) way() map[string]func() {
 		return func() {
 			r.t.Helper()
 			r.runs(programs...)
+			r.listens("notarysigner/7899") // whoever types is slower
 			r.works(name)
 		}
 	}
@@ -277,10 +276,12 @@ func TestMigratingPlain(t *testing.T) {
 	}
 	m.write("/etc/notary/server.env", "")
 	m.write("/etc/notary/signer.env", "NOTARY_SIGNER_DEFAULT_ALIAS=timestamp_1\nNOTARY_SIGNER_TIMESTAMP_1=testpassword\n")
-	m.run("systemctl start notary-signer notary-server")
+	m.run("systemctl start notary-signer")
+	m.listens("notarysigner/7899") // upstream's server does not wait for it
+	m.run("systemctl start notary-server")
 
 	r := &walkthrough{t: t, machine: m, kind: "plain", settings: settingsOf(t, "plain")}
-	r.run(r.settings + "curl -sS --cacert $CA --retry 30 --retry-delay 1 --retry-connrefused $TRUST/_notary_server/health")
+	r.listens("notary.example.com/4443")
 	r.seed()
 	r.follow([]string{"settings", "backup", "look", "look-db", "take-server", "take-signer", "check", "back-signer", "back-server", "drop"}, r.way())
 }
