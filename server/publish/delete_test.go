@@ -17,8 +17,7 @@ import (
 // recording makes a stack whose store keeps on record what is done.
 func recording(t *testing.T, backend string) *stack {
 	t.Helper()
-	var s *stack
-	s = stackOn(t, backend)
+	s := stackOn(t, backend)
 	s.Publisher = s.newPublisher(func(c *publish.Config) { c.Archivist = metadb.New(s.db) })
 	return s
 }
