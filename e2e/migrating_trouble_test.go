@@ -82,6 +82,7 @@ func TestMigratingTrouble(t *testing.T) {
 		{says: "certificate signed by unknown authority", runs: both, spoil: func(server, _ object) { server["trust_service"].(object)["tls_ca_file"] = "cn.crt" }},
 		{says: "tls: certificate required", runs: both, spoil: func(_, signer object) { signer["server"].(object)["client_ca_file"] = "ca.crt" }},
 		{says: `no passphrase for the alias "…"`, env: []string{"NOTARY_SIGNER_DEFAULTALIAS="}},
+		{says: `the passphrase of the alias "…" is weak`},
 		{says: "key cannot be opened: wrong passphrase", runs: both, env: []string{"NOTARY_SIGNER_DEFAULTALIAS=another"}},
 	} {
 		seen = append(seen, c.says)
