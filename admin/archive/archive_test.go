@@ -115,6 +115,19 @@ func TestRoundTrip(t *testing.T) {
 			t.Errorf("%d repositories, %v", i, err)
 		}
 	}
+	for i := range repos {
+		r := repos[len(repos)-1-i]
+		for range 2 {
+			var got []storage.FileRow
+			err := a.FilesOf(r.GUN)(func(f storage.FileRow) error { got = append(got, f); return nil })
+			if diff := cmp.Diff(files[r.GUN], got); err != nil || diff != "" && len(got)+len(files[r.GUN]) > 0 {
+				t.Errorf("%s: %v %s", r.GUN, err, diff)
+			}
+		}
+	}
+	if err := a.FilesOf("none")(nil); !errors.Is(err, storage.ErrNotFound) {
+		t.Errorf("got %v", err)
+	}
 	if w, err := archive.Create(path, archive.Header{}); err != nil {
 		t.Error(err)
 	} else if err := w.Close(); !errors.Is(err, fs.ErrExist) {

@@ -9,10 +9,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"strings"
 
 	"countersign/storage"
+	"countersign/tuf"
 )
 
 // An Archive is a file that has proved to be whole. It is not safe for use by
@@ -24,6 +26,7 @@ type Archive struct {
 	Digest string
 
 	file *os.File
+	at   map[tuf.GUN]int64 // where the entries of a repository begin
 }
 
 // Open reads all of the archive at path once, and checks every sum and that
@@ -83,6 +86,24 @@ func (a *Archive) Each(visit func(r *Repository, files Files) error) error {
 	}
 }
 
+// FilesOf reads the files of one repository, without those before it. It may be
+// called any number of times. The error wraps storage.ErrNotFound if the archive
+// does not have the repository.
+func (a *Archive) FilesOf(gun tuf.GUN) Files {
+	return func(f func(storage.FileRow) error) error {
+		at, ok := a.at[gun]
+		if !ok {
+			return fmt.Errorf("%w: the archive has no repository %q", storage.ErrNotFound, gun)
+		}
+		p := newPass(io.NewSectionReader(a.file, at, math.MaxInt64-at))
+		r, err := p.repository()
+		if err != nil {
+			return err
+		}
+		return p.files(r, f)
+	}
+}
+
 // verify reads everything, and compares the list of sums with what it has read.
 func (a *Archive) verify() error {
 	p, err := a.begin()
@@ -92,8 +113,9 @@ func (a *Archive) verify() error {
 	if a.Header, err = p.header(); err != nil {
 		return err
 	}
-	seen := map[string]bool{}
+	a.at = map[tuf.GUN]int64{}
 	for {
+		at := p.at()
 		r, err := p.repository()
 		if err != nil {
 			return err
@@ -101,10 +123,10 @@ func (a *Archive) verify() error {
 		if r == nil {
 			break
 		}
-		if seen[string(r.GUN)] {
+		if _, twice := a.at[r.GUN]; twice {
 			return corrupt("%s is in it twice", r.GUN)
 		}
-		seen[string(r.GUN)] = true
+		a.at[r.GUN] = at
 		if err := p.files(r, func(storage.FileRow) error { return nil }); err != nil {
 			return err
 		}
@@ -139,6 +161,7 @@ func corrupt(format string, args ...any) error {
 // A pass is one reading of the archive from its beginning.
 type pass struct {
 	tar  *tar.Reader
+	read int64        // by tar
 	sums bytes.Buffer // of what has been read
 	last []byte       // the list of sums, once the end is reached
 }
@@ -147,7 +170,31 @@ func (a *Archive) begin() (*pass, error) {
 	if _, err := a.file.Seek(0, io.SeekStart); err != nil {
 		return nil, err
 	}
-	return &pass{tar: tar.NewReader(bufio.NewReaderSize(a.file, 1<<20))}, nil
+	return newPass(a.file), nil
+}
+
+func newPass(r io.Reader) *pass {
+	p := &pass{}
+	p.tar = tar.NewReader(&counting{bufio.NewReaderSize(r, 1<<20), &p.read})
+	return p
+}
+
+// at is where the next entry begins. The last one has been read to its end, but
+// not what fills its last block.
+func (p *pass) at() int64 {
+	const block = 512
+	return (p.read + block - 1) / block * block
+}
+
+type counting struct {
+	io.Reader
+	n *int64
+}
+
+func (c *counting) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	*c.n += int64(n)
+	return n, err
 }
 
 // next reads the next entry, of at most limit bytes.
