@@ -14,6 +14,7 @@ import (
 // limit.
 type Query struct {
 	GUN   tuf.GUN // those of one GUN
+	Alias string  // those sealed under one alias
 	After int64   // rows with a higher RowID
 	Limit int     // at most so many
 	// Deleted finds rows that are marked as deleted, too.
@@ -26,6 +27,10 @@ func (s *Store) Rows(ctx context.Context, q Query) ([]storage.KeyRow, error) {
 	if q.GUN != "" {
 		args = append(args, string(q.GUN))
 		where += fmt.Sprintf(` and gun = $%d`, len(args))
+	}
+	if q.Alias != "" {
+		args = append(args, q.Alias)
+		where += fmt.Sprintf(` and passphrase_alias = $%d`, len(args))
 	}
 	if !q.Deleted {
 		where += ` and deleted_at is null`
