@@ -38,6 +38,9 @@ func (s *Service) CreateKey(ctx context.Context, gun tuf.GUN, role tuf.RoleName,
 }
 
 func (s *Service) makeKey(ctx context.Context, gun tuf.GUN, role tuf.RoleName, algorithm string) (storage.Key, error) {
+	if err := s.prove(ctx); err != nil {
+		return storage.Key{}, fmt.Errorf("no key can be made: %w", err)
+	}
 	p, err := generate(algorithm)
 	if err != nil {
 		return storage.Key{}, err

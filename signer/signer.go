@@ -116,8 +116,9 @@ func New(cfg Config) (*Service, error) {
 	return s, nil
 }
 
-// Health returns nil if the signer can work: the store can be asked, and what
-// is sealed under the default alias opens again. It may be called at any time.
+// Health returns nil if the signer can work: the store can be asked, what is
+// sealed under the default alias opens again, and so do the keys that are stored
+// under it. It may be called at any time.
 func (s *Service) Health(ctx context.Context) error {
 	if err := s.check(ctx); err != nil {
 		return fmt.Errorf("checking the key store: %w", err)
@@ -125,7 +126,40 @@ func (s *Service) Health(ctx context.Context) error {
 	if err := s.sealer.Check(s.alias); err != nil {
 		return fmt.Errorf("checking the default alias: %w", err)
 	}
+	if err := s.prove(ctx); err != nil {
+		return fmt.Errorf("checking the default alias: %w", err)
+	}
 	return nil
+}
+
+// samples is how many keys prove looks at. One that does not open may be a
+// damaged row.
+const samples = 3
+
+// prove makes sure that the passphrase of the default alias is the one that keys
+// are stored under. A signer with a wrong passphrase would otherwise seal new keys
+// with it, which nobody can open once the right one is back. Where nothing is
+// stored, or nothing but what is corrupt, there is nothing to prove it by.
+//
+// It opens the newest keys, which are usually our own, under one salt: that
+// costs microseconds.
+func (s *Service) prove(ctx context.Context) error {
+	rows, err := s.store.Sealed(ctx, s.alias, samples)
+	if err != nil {
+		return err
+	}
+	var wrong error
+	for _, row := range rows {
+		plaintext, err := s.sealer.Open(row.Alias, row.Sealed)
+		clear(plaintext)
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, storage.ErrWrongPassphrase):
+			wrong = &keyFault{err, row.ID, row.Alias}
+		}
+	}
+	return wrong
 }
 
 // checkAlgorithm lets through the types that upstream makes. RSA keys are

@@ -179,6 +179,9 @@ type KeyStore interface {
 	// role and algorithm, and returns the one that is stored: callers that
 	// race all get the same key.
 	AddUnused(ctx context.Context, k Key) (Key, error)
+	// Sealed returns at most limit live keys that are sealed under alias, the
+	// newest first.
+	Sealed(ctx context.Context, alias string, limit int) ([]Key, error)
 	// MarkUsed sets last_used (and updated_at) to at, or returns ErrNotFound.
 	MarkUsed(ctx context.Context, id tuf.KeyID, at time.Time) error
 	// Delete soft-deletes the key. It is no error if there is none.

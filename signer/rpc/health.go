@@ -49,13 +49,14 @@ func (p *healthPoller) run(ctx context.Context) {
 		if err != nil {
 			wait, state, text = unhealthyEvery, healthpb.HealthCheckResponse_NOT_SERVING, err.Error()
 		}
-		p.set(state)
+		// The log first: who sees the new state finds the reason.
 		switch {
 		case err != nil && text != last:
 			p.log.ErrorContext(ctx, "signer is not healthy", "error", err)
 		case err == nil && (first || last != ""):
 			p.log.InfoContext(ctx, "signer is healthy")
 		}
+		p.set(state)
 		last, first = text, false
 		select {
 		case <-ctx.Done():

@@ -83,6 +83,16 @@ func (s *Store) Unused(ctx context.Context, gun tuf.GUN, role tuf.RoleName, algo
 	return k, nil
 }
 
+// Sealed implements storage.KeyStore.
+func (s *Store) Sealed(ctx context.Context, alias string, limit int) ([]storage.Key, error) {
+	list, err := sqldb.Collect(ctx, s.db, scan, `select `+columns+` from private_keys
+		where passphrase_alias = $1 and deleted_at is null order by id desc limit $2`, alias, limit)
+	if err != nil {
+		return nil, fmt.Errorf("loading keys of an alias: %w", err)
+	}
+	return list, nil
+}
+
 const unusedQuery = `select ` + columns + ` from private_keys
 	where gun = $1 and role = $2 and algorithm = $3 and last_used is null and deleted_at is null
 	order by key_id limit 1`

@@ -170,6 +170,14 @@ func (f *FaultyKeys) Unused(ctx context.Context, gun tuf.GUN, role tuf.RoleName,
 	return f.store.Unused(ctx, gun, role, algorithm)
 }
 
+// Sealed implements storage.KeyStore.
+func (f *FaultyKeys) Sealed(ctx context.Context, alias string, limit int) ([]storage.Key, error) {
+	if err := f.read(); err != nil {
+		return nil, err
+	}
+	return f.store.Sealed(ctx, alias, limit)
+}
+
 // AddUnused implements storage.KeyStore; it is a write.
 func (f *FaultyKeys) AddUnused(ctx context.Context, k storage.Key) (stored storage.Key, err error) {
 	err = f.write(func() error {

@@ -36,6 +36,7 @@ func RunKeys(t *testing.T, open func(*testing.T) KeyDB) {
 		{"unused", testUnused},
 		{"unused, left by a race", testUnusedSeveral},
 		{"mark used", testMarkUsed},
+		{"sealed under an alias", testSealed},
 		{"delete", testDeleteKey},
 		{"empty ID", testEmptyID},
 		{"ID taken", testIDTaken},
@@ -64,6 +65,34 @@ func sameKey(t testing.TB, want, got storage.Key) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("key (-want +got):\n%s", diff)
+	}
+}
+
+func testSealed(t *testing.T, db KeyDB) {
+	var want []storage.Key
+	for n := range 6 {
+		k := NewKey(n)
+		k.Role = tuf.RoleName(fmt.Sprint(n))
+		if n == 1 {
+			k.Alias = "alias_2"
+		}
+		stored, err := db.Store.AddUnused(t.Context(), k)
+		must(t, err)
+		if n == 2 || n == 3 || n == 5 {
+			want = append([]storage.Key{stored}, want...)
+		}
+	}
+	must(t, db.Store.Delete(t.Context(), NewKey(4).ID))
+	got, err := db.Replica.Sealed(t.Context(), "alias_1", 3)
+	must(t, err)
+	if len(got) != len(want) {
+		t.Fatalf("got %d keys", len(got))
+	}
+	for i := range want {
+		sameKey(t, want[i], got[i])
+	}
+	if none, err := db.Store.Sealed(t.Context(), "alias_3", 3); err != nil || len(none) > 0 {
+		t.Errorf("%v, %v", none, err)
 	}
 }
 
