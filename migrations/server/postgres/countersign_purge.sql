@@ -6,5 +6,7 @@ create table countersign_purge (
     archive text not null,
     digest  char(64) not null,
     actor   varchar(300) not null,
-    reason  text not null
+    reason  text not null,
+    -- separated by blanks: the signer's rows that have to go
+    key_ids text not null
 );
