@@ -18,6 +18,7 @@ import (
 	"countersign/admin"
 	"countersign/internal/pgtest"
 	"countersign/migrations"
+	"countersign/signer/seal"
 	"countersign/signer/sealtest"
 	"countersign/storage"
 	"countersign/storage/keydb"
@@ -230,4 +231,9 @@ func wantNoSecrets(t testing.TB, what string, v any) {
 			t.Errorf("%s shows %q", what, secret)
 		}
 	}
+}
+
+// sealerOf opens and seals as the signer would.
+func (r *keyring) sealerOf() (*seal.Sealer, error) {
+	return seal.New(seal.Config{Passphrase: r.plain.Signer.Passphrases.Passphrase})
 }
