@@ -24,7 +24,7 @@ var mayImport = map[string][]string{
 	"cmd/trust-signer":    {"certs", "internal/config", "internal/program", "internal/service", "migrations", "signer", "signer/rpc", "signer/seal", "storage", "storage/keydb", "storage/sqldb", "tuf"},
 	"cmd/trust-admin":     {"admin", "migrations", "server/auth", "storage", "tuf", "internal/buildinfo", "internal/config", "internal/service"},
 	"admin/archive":       {"internal/atomicfile", "storage", "tuf"},
-	"admin":               {"admin/archive", "certs", "internal/atomicfile", "internal/config", "migrations", "server/auth", "signer", "signer/rpc", "signer/seal", "storage", "storage/keydb", "storage/metadb", "storage/sqldb", "tuf"},
+	"admin":               {"admin/archive", "certs", "internal/atomicfile", "internal/config", "migrations", "server/auth", "server/publish", "signer", "signer/rpc", "signer/seal", "storage", "storage/keydb", "storage/metadb", "storage/sqldb", "tuf"},
 	"certs":               {"internal/atomicfile"},
 	"internal/archtest":   {},
 	"internal/atomicfile": {},

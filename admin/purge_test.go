@@ -1,0 +1,609 @@
+package admin_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"countersign/admin"
+	"countersign/admin/archive"
+	"countersign/storage"
+	"countersign/storage/keydb"
+	"countersign/storage/metadb"
+	"countersign/tuf"
+)
+
+const lost tuf.GUN = "example.org/team/app"
+
+// lostPair holds a repository of some history whose root key is lost, one beside
+// it, and keys of it that no root lists.
+func lostPair(t testing.TB, backend string) *pair {
+	t.Helper()
+	p := newPair(t, backend)
+	p.lose()
+	return p
+}
+
+// again is lostPair on the same databases, which takes less time than new ones.
+func (p *pair) again() {
+	p.Helper()
+	for _, table := range []string{"tuf_files", "changefeed", "countersign_doomed_key", "countersign_purge"} {
+		p.sql("delete from " + table)
+	}
+	typeSQL(p, p.backend, p.signer, "delete from private_keys")
+	p.dir = p.TempDir()
+	p.configure("server.json", p.server)
+	p.configure("signer.json", p.signer)
+	p.lose()
+}
+
+func (p *pair) lose() {
+	p.Helper()
+	r := p.repo(lost, "targets/releases", "targets/alice")
+	r.AddTarget("targets/releases", "v2", []byte("two"))
+	p.publish(lost, r.Next("targets/releases"))
+	p.repo(lost + "2")
+	if _, err := p.rows.CreateKey(p.Context(), lost, tuf.RoleTimestamp, tuf.KeyECDSA); err != nil {
+		p.Fatal(err)
+	}
+	gone, err := p.rows.CreateKey(p.Context(), lost, tuf.RoleTimestamp, tuf.KeyED25519)
+	if err != nil {
+		p.Fatal(err)
+	}
+	id, err := gone.CanonicalID()
+	if err == nil {
+		err = p.keys.Delete(p.Context(), id)
+	}
+	if err != nil {
+		p.Fatal(err)
+	}
+}
+
+func (p *pair) purge(s *admin.Site, gun tuf.GUN) admin.PurgeRecord {
+	p.Helper()
+	r, err := s.Purge(p.Context(), admin.PurgeConfig{GUN: gun, Dir: p.dir, Reason: "laptop lost"})
+	if err != nil {
+		p.Fatal(err)
+	}
+	return r
+}
+
+func (p *pair) restore(s *admin.Site, c admin.RestoreConfig) admin.Restored {
+	p.Helper()
+	var out admin.Restored
+	if err := s.Restore(p.Context(), c, func(r admin.Restored) error { out = r; return nil }); err != nil {
+		p.Fatal(err)
+	}
+	return out
+}
+
+// without is the state that a purge of lost leaves.
+func (s allRows) without() allRows {
+	left := allRows{Files: map[tuf.GUN][]storage.FileRow{}, Changes: slices.Concat(s.Changes, []string{string(lost) + " 0  deletion"})}
+	for gun, f := range s.Files {
+		if gun != lost {
+			left.Files[gun] = f
+		}
+	}
+	for _, k := range s.Keys {
+		if k.GUN != lost {
+			left.Keys = append(left.Keys, k)
+		}
+	}
+	return left
+}
+
+// The whole way: what is told before, what is gone after, what comes back.
+func TestPurgeAndRestore(t *testing.T) {
+	onBackends(t, func(t *testing.T, backend string) {
+		p := lostPair(t, backend)
+		s := p.site()
+		before := p.stored()
+		plan, err := s.PlanPurge(t.Context(), lost)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if plan.Files != len(before.Files[lost]) || plan.TagCount != 2 || len(plan.Keys) != 4 || !slices.Equal(plan.Signers, []string{"alice"}) ||
+			len(plan.Owners) != 2 || plan.LastPublish.IsZero() || plan.Tags[1].Role != "targets/releases" || len(plan.Tags[1].SHA256) != 64 || len(plan.Faults) > 0 {
+			t.Errorf("%+v", plan)
+		}
+		same(t, "after the plan", before, p.stored())
+
+		r := p.purge(s, lost)
+		same(t, "after the purge", before.without(), p.stored())
+		if info, err := os.Stat(r.Archive); err != nil || info.Mode().Perm() != 0o600 || filepath.Dir(r.Archive) != p.dir {
+			t.Errorf("%s: %v, %v", r.Archive, info, err)
+		}
+		p.recorded(s, r)
+
+		out := p.restore(s, admin.RestoreConfig{Path: r.Archive})
+		want := before
+		newest := before.Files[lost][len(before.Files[lost])-1]
+		want.Changes = slices.Concat(want.Changes, []string{string(lost) + " 0  deletion", string(lost) + " 2 " + newest.SHA256 + " update"})
+		same(t, "after the restoration", want, p.stored())
+		if out.Already || out.Files != plan.Files || out.Keys != 4 {
+			t.Errorf("%+v", out)
+		}
+		p.fsck(lost)
+		if out := p.restore(s, admin.RestoreConfig{Path: r.Archive}); !out.Already {
+			t.Errorf("the second time: %+v", out)
+		}
+		same(t, "restored twice", want, p.stored())
+		// The server goes on with it.
+		if err := p.publisher.Publish(t.Context(), lost, nil); err != nil {
+			t.Error(err)
+		}
+		p.fsck(lost)
+	})
+}
+
+// recorded makes sure that everybody can see what was done, and by whom.
+func (p *pair) recorded(s *admin.Site, r admin.PurgeRecord) {
+	p.Helper()
+	events, err := p.meta.Events(p.Context(), storage.EventQuery{GUN: lost, Newest: true, Limit: 2})
+	if err != nil {
+		p.Fatal(err)
+	}
+	var actions []string
+	for _, e := range events {
+		actions = append(actions, e.Action)
+	}
+	last := events[len(events)-1]
+	if !slices.Equal(actions, []string{storage.ActionOrphans, storage.ActionPurge}) || last.Actor != "operator test" ||
+		last.Roles != "root 1, targets 1, targets/alice 1, targets/releases 2, snapshot 2, timestamp 2" ||
+		!strings.HasPrefix(last.Reason, "laptop lost (archive example.org_team_app-") || !strings.Contains(last.Reason, r.Digest) {
+		p.Errorf("%+v", events)
+	}
+	var list []admin.PurgeRecord
+	if err := s.Purges(p.Context(), false, func(r admin.PurgeRecord) error { list = append(list, r); return nil }); err != nil {
+		p.Fatal(err)
+	}
+	if len(list) != 1 {
+		p.Fatalf("%+v", list)
+	}
+	if diff := cmp.Diff(r, list[0], cmpopts.IgnoreFields(admin.PurgeRecord{}, "At", "Ended")); diff != "" || list[0].Ended.IsZero() {
+		p.Errorf("%s", diff)
+	}
+}
+
+// A name that was begun anew is left alone, unless the operator says otherwise;
+// then nothing of either life is lost.
+func TestRestoreOverLife(t *testing.T) {
+	onBackends(t, func(t *testing.T, backend string) {
+		p := lostPair(t, backend)
+		s := p.site()
+		before := p.stored()
+		first := p.purge(s, lost)
+		p.repo(lost)
+		second := p.stored()
+		err := s.Restore(t.Context(), admin.RestoreConfig{Path: first.Archive}, func(admin.Restored) error { t.Error("it was restored"); return nil })
+		if !errors.Is(err, admin.ErrAlive) || !strings.Contains(err.Error(), "--replace") {
+			t.Errorf("got %v", err)
+		}
+		same(t, "after the refusal", second, p.stored())
+		out := p.restore(s, admin.RestoreConfig{Path: first.Archive, Replace: true, Dir: p.dir})
+		if out.Replaced == nil {
+			t.Fatalf("%+v", out)
+		}
+		now := p.stored()
+		if diff := cmp.Diff(before.Files, now.Files); diff != "" {
+			t.Error(diff)
+		}
+		p.fsck(lost)
+		p.restore(s, admin.RestoreConfig{Path: out.Replaced.Archive, Replace: true, Dir: p.dir})
+		if diff := cmp.Diff(second.Files, p.stored().Files); diff != "" {
+			t.Error(diff)
+		}
+		p.fsck(lost)
+	})
+}
+
+// On an empty pair of databases everything comes back, the changefeed too.
+func TestRestoreElsewhere(t *testing.T) {
+	onBackends(t, func(t *testing.T, backend string) {
+		p := lostPair(t, backend)
+		before := p.stored()
+		r := p.purge(p.site(), lost)
+		q := newPair(t, map[string]string{"postgres": "sqlite3", "sqlite3": "postgres"}[backend])
+		q.restore(q.site(), admin.RestoreConfig{Path: r.Archive})
+		got := q.stored()
+		if diff := cmp.Diff(before.Files[lost], got.Files[lost]); diff != "" {
+			t.Error(diff)
+		}
+		if len(got.Keys) != 4 || len(got.Changes) != 3 {
+			t.Errorf("%d keys, changes %q", len(got.Keys), got.Changes)
+		}
+		q.fsck(lost)
+	})
+}
+
+// What is there in one database only, or cannot be read, can be purged, and comes
+// back as it was.
+func TestPurgeOdd(t *testing.T) {
+	onBackends(t, func(t *testing.T, backend string) {
+		p := lostPair(t, backend)
+		for name, spoil := range map[string]func(p *pair){
+			"no keys": func(p *pair) {
+				for _, k := range p.stored().Keys {
+					if _, err := p.keys.Remove(t.Context(), k.ID); err != nil {
+						t.Fatal(err)
+					}
+				}
+			},
+			"keys alone": func(p *pair) { p.sql(`delete from tuf_files where gun = 'example.org/team/app'`) },
+			"no timestamp": func(p *pair) {
+				p.sql(`delete from tuf_files where gun = 'example.org/team/app' and role = 'timestamp'`)
+			},
+			"garbage": func(p *pair) {
+				p.sql(`update tuf_files set data = 'garbage', sha256 = null where gun = 'example.org/team/app' and role in ('root', 'targets/alice')`)
+			},
+			"marked as deleted": func(p *pair) {
+				p.sql(`update tuf_files set deleted_at = '2020-01-02 03:04:05' where gun = 'example.org/team/app'`)
+			},
+			"no times": func(p *pair) {
+				p.sql(`update tuf_files set created_at = null, updated_at = null where gun = 'example.org/team/app'`)
+			},
+		} {
+			p.again()
+			spoil(p)
+			s := p.site()
+			before := p.stored()
+			plan, err := s.PlanPurge(t.Context(), lost)
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			if (len(plan.Faults) == 2) != (name == "garbage") {
+				t.Errorf("%s: faults %q", name, plan.Faults)
+			}
+			r := p.purge(s, lost)
+			want := before.without()
+			if name == "keys alone" {
+				want.Changes = before.Changes // there was nothing to delete
+			}
+			same(t, name, want, p.stored())
+			p.restore(s, admin.RestoreConfig{Path: r.Archive})
+			now := p.stored()
+			now.Changes = before.Changes
+			same(t, name+", restored", before, now)
+		}
+	})
+}
+
+// Who publishes while it is purged is refused, or has his files in the archive.
+func TestPurgeRace(t *testing.T) {
+	onBackends(t, func(t *testing.T, backend string) {
+		p := lostPair(t, backend)
+		s := p.site()
+		var mu sync.Mutex // guards published
+		published := map[tuf.Version]bool{}
+		stop := make(chan struct{})
+		busy := make(chan struct{})
+		var all sync.WaitGroup
+		for range 2 {
+			all.Go(func() {
+				for n := 0; ; n++ {
+					select {
+					case <-stop:
+						return
+					default:
+					}
+					if n == 3 {
+						select {
+						case busy <- struct{}{}:
+						case <-stop:
+							return
+						}
+					}
+					gen, err := p.meta.Generation(t.Context(), lost)
+					if err != nil {
+						continue
+					}
+					if err := p.publisher.Publish(t.Context(), lost, nil); err == nil {
+						mu.Lock()
+						published[gen.Timestamp.Version+1] = true
+						mu.Unlock()
+					}
+				}
+			})
+		}
+		<-busy
+		<-busy
+		r, err := s.Purge(t.Context(), admin.PurgeConfig{GUN: lost, Dir: p.dir})
+		close(stop)
+		all.Wait()
+		left := p.stored()
+		if err != nil {
+			// Refused, with everything there.
+			if !errors.Is(err, storage.ErrStale) || len(left.Files[lost]) == 0 {
+				t.Fatal(err)
+			}
+			p.fsck(lost)
+			return
+		}
+		have := map[tuf.Version]bool{}
+		for _, f := range archivedFiles(t, r.Archive) {
+			have[f.Version] = have[f.Version] || f.Role == tuf.RoleTimestamp
+		}
+		for v := range published {
+			if !have[v] {
+				t.Errorf("timestamp %d was published, and is in no archive", v)
+			}
+		}
+		if len(left.Files[lost]) > 0 || left.Open > 0 || len(published) == 0 {
+			t.Errorf("%d files left, %d purges open, %d published", len(left.Files[lost]), left.Open, len(published))
+		}
+		if names, err := filepath.Glob(filepath.Join(p.dir, "*.purge.tar")); err != nil || len(names) != 1 {
+			t.Errorf("archives: %q, %v", names, err)
+		}
+		p.restore(s, admin.RestoreConfig{Path: r.Archive})
+		p.fsck(lost)
+	})
+}
+
+func archivedFiles(t testing.TB, path string) (files []storage.FileInfo) {
+	t.Helper()
+	a, err := archive.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	if err := a.Each(func(r *archive.Repository, _ archive.Files) error { files = append(files, r.Files...); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
+// Two operators have the same thought.
+func TestTwoPurges(t *testing.T) {
+	onBackends(t, func(t *testing.T, backend string) {
+		p := lostPair(t, backend)
+		before := p.stored()
+		var all sync.WaitGroup
+		errs := make([]error, 3)
+		for i := range errs {
+			s := p.site()
+			all.Go(func() { _, errs[i] = s.Purge(t.Context(), admin.PurgeConfig{GUN: lost, Dir: p.dir}) })
+		}
+		all.Wait()
+		good := 0
+		for _, err := range errs {
+			switch {
+			case err == nil:
+				good++
+			case !errors.Is(err, storage.ErrNotFound) && !errors.Is(err, storage.ErrStale):
+				t.Error(err)
+			}
+		}
+		if good == 0 {
+			t.Errorf("nobody has done it: %v", errs)
+		}
+		same(t, "after them", before.without(), p.stored())
+	})
+}
+
+// A repository that was begun anew before the purge had ended is left alone.
+func TestBegunAnew(t *testing.T) {
+	onBackends(t, func(t *testing.T, backend string) {
+		p := lostPair(t, backend)
+		stop := errors.New("stop")
+		s := p.site(func(c *admin.SiteConfig) {
+			c.Step = func(name string) {
+				if name == "rows removed" {
+					panic(stop)
+				}
+			}
+		})
+		func() {
+			defer func() {
+				if r := recover(); r != stop {
+					t.Errorf("it ended with %v", r)
+				}
+			}()
+			_, err := s.Purge(t.Context(), admin.PurgeConfig{GUN: lost, Dir: p.dir})
+			t.Errorf("it went on: %v", err)
+		}()
+		p.repo(lost)
+		between := p.stored()
+		if between.Open != 1 || between.Doomed == 0 {
+			t.Errorf("%d open, %d doomed", between.Open, between.Doomed)
+		}
+		s = p.site()
+		plan, err := s.PlanPurge(t.Context(), lost)
+		if err != nil || plan.Unfinished == nil {
+			t.Fatalf("%+v, %v", plan, err)
+		}
+		r := p.purge(s, lost)
+		after := p.stored()
+		if !r.Again || after.Open != 0 || after.Doomed != 0 || len(after.Files[lost]) != len(between.Files[lost]) {
+			t.Errorf("%+v; %d files", r, len(after.Files[lost]))
+		}
+		for _, id := range r.Keys {
+			if _, err := p.keys.Key(t.Context(), id); !errors.Is(err, storage.ErrNotFound) {
+				t.Errorf("key %s: %v", id, err)
+			}
+		}
+		p.fsck(lost)
+		if err := p.publisher.Publish(t.Context(), lost, nil); err != nil {
+			t.Errorf("what was begun anew cannot go on: %v", err)
+		}
+		rows, err := p.keys.Rows(t.Context(), keydb.Query{GUN: lost, Deleted: true})
+		if err != nil || len(rows) != 2 {
+			t.Errorf("%d keys, %v", len(rows), err)
+		}
+	})
+}
+
+func (p *pair) sql(statement string) {
+	p.Helper()
+	typeSQL(p, p.backend, p.server, statement)
+}
+
+func TestPurgeFaults(t *testing.T) {
+	t.Parallel()
+	p := lostPair(t, "sqlite3")
+	s := p.site()
+	before := p.stored()
+	for name, c := range map[string]struct {
+		c    admin.PurgeConfig
+		is   error
+		says []string
+	}{
+		"no such GUN":    {admin.PurgeConfig{GUN: "example.org/team/ap", Dir: p.dir}, storage.ErrNotFound, []string{`no repository is named "example.org/team/ap"`, `there is "example.org/team/app", "example.org/team/app2"`}},
+		"a prefix":       {admin.PurgeConfig{GUN: "example.org/team/", Dir: p.dir}, storage.ErrNotFound, []string{"no repository is named"}},
+		"another host":   {admin.PurgeConfig{GUN: "registry.example.com/team/app", Dir: p.dir}, storage.ErrNotFound, []string{`there is "example.org/team/app"`}},
+		"no such folder": {admin.PurgeConfig{GUN: lost, Dir: filepath.Join(p.dir, "none")}, os.ErrNotExist, []string{"nothing was removed", "none"}},
+	} {
+		_, err := s.Purge(t.Context(), c.c)
+		if !errors.Is(err, c.is) {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		for _, word := range c.says {
+			if !strings.Contains(err.Error(), word) {
+				t.Errorf("%s: %q is missing from %q", name, word, err)
+			}
+		}
+	}
+	now := time.Date(2026, 11, 21, 16, 4, 0, 0, time.UTC)
+	fixed := p.site(func(c *admin.SiteConfig) { c.Now = func() time.Time { return now } })
+	taken := filepath.Join(p.dir, admin.ArchiveName(lost, now))
+	if err := os.WriteFile(taken, []byte("mine"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fixed.Purge(t.Context(), admin.PurgeConfig{GUN: lost, Dir: p.dir}); !errors.Is(err, os.ErrExist) {
+		t.Errorf("got %v", err)
+	}
+	if raw, err := os.ReadFile(taken); err != nil || string(raw) != "mine" {
+		t.Errorf("%q, %v", raw, err)
+	}
+	half := p.site(func(c *admin.SiteConfig) { c.SignerConfig = "" })
+	if _, err := half.Purge(t.Context(), admin.PurgeConfig{GUN: lost, Dir: p.dir}); err == nil || !strings.Contains(err.Error(), "both programs") {
+		t.Errorf("got %v", err)
+	}
+	same(t, "after all that", before, p.stored())
+	p.sql(`drop table countersign_purge`)
+	bare := p.site()
+	if _, err := bare.Purge(t.Context(), admin.PurgeConfig{GUN: lost, Dir: p.dir}); !errors.Is(err, metadb.ErrUnrecorded) || !strings.Contains(err.Error(), "db migrate") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// A full disk: nothing is removed, and nothing is left.
+func TestPurgeFullDisk(t *testing.T) {
+	t.Parallel()
+	p := lostPair(t, "postgres")
+	before := p.stored()
+	says := child(t, p, "full disk")
+	if !strings.Contains(says, "nothing was removed") || !strings.Contains(says, "file too large") {
+		t.Errorf("it says %q", says)
+	}
+	same(t, "on a full disk", before, p.stored())
+	if left, err := filepath.Glob(filepath.Join(p.dir, "*purge.tar*")); err != nil || len(left) > 0 {
+		t.Errorf("left: %q, %v", left, err)
+	}
+}
+
+// A database that cannot be written to: what has to stay together does.
+func TestPurgeReadOnly(t *testing.T) {
+	t.Parallel()
+	p := lostPair(t, "postgres")
+	before := p.stored()
+	p.sql("revoke insert, update, delete, truncate on tuf_files from current_user")
+	s := p.site()
+	_, err := s.Purge(t.Context(), admin.PurgeConfig{GUN: lost, Dir: p.dir})
+	if err == nil || !strings.Contains(err.Error(), "permission denied for table tuf_files") || !strings.Contains(err.Error(), "no file was removed") {
+		t.Errorf("with a read-only server's database: %v", err)
+	}
+	got := p.stored()
+	if diff := cmp.Diff(before.Files, got.Files); diff != "" || got.Open != 0 {
+		t.Errorf("with a read-only server's database: %d open, %s", got.Open, diff)
+	}
+	p.sql("grant insert, update, delete, truncate on tuf_files to current_user")
+
+	// Without unused keys, so that the first write to the signer's comes last.
+	for _, k := range before.Keys {
+		if k.LastUsed.IsZero() {
+			if _, err := p.keys.Remove(t.Context(), k.ID); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	before = p.stored()
+	typeSQL(t, p.backend, p.signer, "revoke insert, update, delete, truncate on private_keys from current_user")
+	_, err = s.Purge(t.Context(), admin.PurgeConfig{GUN: lost, Dir: p.dir})
+	if err == nil || !strings.Contains(err.Error(), "permission denied for table private_keys") || !strings.Contains(err.Error(), "trust-admin purge resume") {
+		t.Errorf("with a read-only signer's database: %v", err)
+	}
+	if got := p.stored(); got.Open != 1 || len(got.Files[lost]) != 0 || len(got.Keys) != len(before.Keys) {
+		t.Errorf("%d open, %d files, %d keys", got.Open, len(got.Files[lost]), len(got.Keys))
+	}
+	typeSQL(t, p.backend, p.signer, "grant insert, update, delete, truncate on private_keys to current_user")
+	var ended []admin.PurgeRecord
+	if err := p.site().ResumePurges(t.Context(), func(r admin.PurgeRecord) error { ended = append(ended, r); return nil }); err != nil || len(ended) != 1 {
+		t.Errorf("%+v, %v", ended, err)
+	}
+	same(t, "resumed", before.without(), p.stored())
+}
+
+func TestRestoreFaults(t *testing.T) {
+	t.Parallel()
+	p := lostPair(t, "sqlite3")
+	s := p.site()
+	r := p.purge(s, lost)
+	before := p.stored()
+	raw, err := os.ReadFile(r.Archive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	try := func(name string, content []byte, is error) {
+		t.Helper()
+		path := filepath.Join(p.dir, name+".tar")
+		if err := os.WriteFile(path, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		err := s.Restore(t.Context(), admin.RestoreConfig{Path: path}, func(admin.Restored) error { return nil })
+		if err == nil || is != nil && !errors.Is(err, is) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	try("cut", raw[:len(raw)*2/3], archive.ErrCorrupt)
+	flipped := slices.Clone(raw)
+	flipped[len(flipped)/2] ^= 1
+	try("flipped", flipped, nil)
+	try("other", []byte("hello"), archive.ErrCorrupt)
+	path := filepath.Join(p.dir, "export.tar")
+	w, err := archive.Create(path, archive.Header{Kind: "export"})
+	if err == nil {
+		err = w.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Restore(t.Context(), admin.RestoreConfig{Path: path}, nil); err == nil || !strings.Contains(err.Error(), "trust-admin import") {
+		t.Errorf("got %v", err)
+	}
+	if err := s.Restore(t.Context(), admin.RestoreConfig{Path: filepath.Join(p.dir, "none")}, nil); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("got %v", err)
+	}
+	same(t, "after all that", before, p.stored())
+
+	// A key of that ID that was made for somebody else is no key of this archive.
+	k := storage.KeyRow{Key: storage.Key{ID: r.Keys[0], GUN: "somebody/else", Role: "timestamp", Algorithm: "ecdsa", Public: []byte("p"), Sealed: []byte("s"), Alias: "a"}}
+	if err := p.keys.Put(t.Context(), k); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Restore(t.Context(), admin.RestoreConfig{Path: r.Archive}, nil); err == nil || !strings.Contains(err.Error(), "another installation") {
+		t.Errorf("got %v", err)
+	}
+	if got := p.stored(); len(got.Files[lost]) != 0 {
+		t.Error("files came back without their keys")
+	}
+}
