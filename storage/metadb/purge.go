@@ -200,6 +200,8 @@ type Restoration struct {
 	// called more than once.
 	Each  func(f func(storage.FileRow) error) error
 	Event storage.Event
+
+	keepIDs bool // of Changes; see Import
 }
 
 // Restore writes back all rows of a repository of which there are none, as they
@@ -245,7 +247,11 @@ func (s *Store) restore(ctx context.Context, tx *sqldb.Tx, r Restoration) (bool,
 	if i != len(r.Files) {
 		return false, fmt.Errorf("%w: %d files are missing", storage.ErrInvalid, len(r.Files)-i)
 	}
-	if err := s.restoreChanges(ctx, tx, r); err != nil {
+	changes := s.restoreChanges
+	if r.keepIDs {
+		changes = s.importChanges
+	}
+	if err := changes(ctx, tx, r); err != nil {
 		return false, err
 	}
 	return true, s.record(ctx, tx, r.Event)
