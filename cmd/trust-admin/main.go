@@ -62,6 +62,7 @@ func newRoot() *cobra.Command {
 	}
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w%w", err, silent{errUsage}) })
+	root.AddCommand(newKeys())
 	root.AddCommand(newAuth(), newCheck(), newDev(), newDB(), newExport(), newLog(), &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
