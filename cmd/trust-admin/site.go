@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/user"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -20,6 +21,7 @@ import (
 type siteFlags struct {
 	server, signer string
 	output         string
+	more           string // a form of output beside table and json; may be ""
 }
 
 // Which of the two configuration files a command needs.
@@ -28,7 +30,8 @@ const (
 	needSigner
 )
 
-func (f *siteFlags) add(cmd *cobra.Command, need int) {
+func (f *siteFlags) add(cmd *cobra.Command, need int, more ...string) {
+	f.more = strings.Join(more, "")
 	if need&needServer != 0 {
 		f.addServer(cmd, "configuration file of trust-server (or notary-server)")
 		_ = cmd.MarkFlagRequired("server-config")
@@ -41,8 +44,12 @@ func (f *siteFlags) add(cmd *cobra.Command, need int) {
 }
 
 func (f *siteFlags) addOutput(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&f.output, "output", "table", "table or json")
-	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
+	forms := []string{"table", "json"}
+	if f.more != "" {
+		forms = append(forms, f.more)
+	}
+	cmd.Flags().StringVar(&f.output, "output", "table", strings.Join(forms, " or "))
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(forms, cobra.ShellCompDirectiveNoFileComp))
 }
 
 // addServer adds the server's configuration where it is optional.
@@ -59,8 +66,8 @@ func (f *siteFlags) addSigner(cmd *cobra.Command, usage string) {
 
 // with opens the site, runs work, and closes the site.
 func (f *siteFlags) with(cmd *cobra.Command, work func(ctx context.Context, s *admin.Site) error) error {
-	if f.output != "table" && f.output != "json" {
-		return fmt.Errorf("--output is table or json, not %q%w", f.output, silent{errUsage})
+	if f.output != "table" && f.output != "json" && (f.output != f.more || f.more == "") {
+		return fmt.Errorf("--output is %s, not %q%w", cmd.Flag("output").Usage, f.output, silent{errUsage})
 	}
 	site, err := admin.OpenSite(cmd.Context(), admin.SiteConfig{
 		ServerConfig: f.server, SignerConfig: f.signer, Environ: os.Environ(), Actor: "operator " + operator(), Tool: buildinfo.String(name),
