@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"countersign/internal/pgtest"
+	"countersign/storage"
 	"countersign/storage/metadb"
 	"countersign/storage/sqldb"
 	"countersign/storage/storagetest"
@@ -63,6 +64,21 @@ func BenchmarkPublish(b *testing.B) {
 			r := padded(freshGUN())
 			publish(b, s, r.Next(tuf.RoleRoot, tuf.RoleTargets))
 			return func() error { return s.Publish(b.Context(), r.Next(tuf.RoleTargets)) }
+		})
+	})
+}
+
+// BenchmarkPublishOnRecord is BenchmarkPublish with an event: its control.
+func BenchmarkPublishOnRecord(b *testing.B) {
+	eachDB(b, func(b *testing.B, _ *sqldb.DB, s *metadb.Store) {
+		parallel(b, func() func() error {
+			r := padded(freshGUN())
+			publish(b, s, r.Next(tuf.RoleRoot, tuf.RoleTargets))
+			return func() error {
+				set := r.Next(tuf.RoleTargets)
+				set.Event = &storage.Event{Action: storage.ActionPublish, Origin: storage.Origin{Actor: "alice", RequestID: "0123456789abcdef"}}
+				return s.Publish(b.Context(), set)
+			}
 		})
 	})
 }
