@@ -114,7 +114,7 @@ With another trust directory than ~/.notary (notary -d), change the first line.
 
 Who publishes, instead of part 1:
 
-    notary {{.Notary}} init {{sh .GUN}}
+    notary {{.Notary}} init --publish {{sh .GUN}}
     notary {{.Notary}} key rotate {{sh .GUN}} snapshot -r
 {{- range .Tags}}{{if .SHA256}}
     notary {{$.Notary}} addhash {{sh $.GUN}} {{sh .Name}} {{.Size}} --sha256 {{.SHA256}}{{end}}{{end}}
