@@ -1,7 +1,8 @@
 // Package pgtest gives tests real PostgreSQL: a throw-away cluster in a
 // temporary folder, which they may stop, kill and start again, and a proxy in
 // front of it whose connections they may cut or stall. Nothing is skipped: a
-// test that needs PostgreSQL fails where its programs are missing.
+// test that needs PostgreSQL fails where its programs are missing. Those of
+// another version are taken from the folder that COUNTERSIGN_PGBIN names.
 package pgtest
 
 import (
@@ -97,7 +98,7 @@ func (c *Cluster) URL(t testing.TB) string {
 	t.Cleanup(func() {
 		// A cluster that the test has stopped takes the database with it.
 		if c.running() {
-			if err := c.admin(fmt.Sprintf("drop database if exists %s with (force)", name)); err != nil {
+			if err := c.drop(name); err != nil {
 				t.Errorf("dropping database: %v", err)
 			}
 		}
@@ -121,6 +122,16 @@ func (c *Cluster) admin(statement string) error {
 		return fmt.Errorf("%s: %w", statement, err)
 	}
 	return nil
+}
+
+// drop removes a database and ends the connections to it. That is "with (force)"
+// for all versions: PostgreSQL 12 does not know it.
+func (c *Cluster) drop(name string) error {
+	return errors.Join(
+		c.admin(fmt.Sprintf("update pg_database set datallowconn = false where datname = '%s'", name)),
+		c.admin(fmt.Sprintf("select pg_terminate_backend(pid) from pg_stat_activity where datname = '%s'", name)),
+		c.admin(fmt.Sprintf("drop database if exists %s", name)),
+	)
 }
 
 // Kill ends the server and all its processes with SIGKILL, as a crash does.
@@ -370,8 +381,20 @@ func (r *reaper) Close() error {
 	return r.cmd.Wait()
 }
 
-// programs finds the newest installed PostgreSQL; Debian keeps it off the PATH.
+// programs is the folder that COUNTERSIGN_PGBIN names, or that of the newest
+// installed PostgreSQL; Debian keeps it off the PATH.
 func programs() (string, error) {
+	if dir := os.Getenv("COUNTERSIGN_PGBIN"); dir != "" {
+		if !filepath.IsAbs(dir) { // each test runs in its own package's folder
+			return "", fmt.Errorf("COUNTERSIGN_PGBIN is %q: it must be an absolute path", dir)
+		}
+		for _, program := range []string{"initdb", "postgres"} {
+			if _, err := exec.LookPath(filepath.Join(dir, program)); err != nil {
+				return "", fmt.Errorf("COUNTERSIGN_PGBIN must name the folder of PostgreSQL's programs: %w", err)
+			}
+		}
+		return dir, nil
+	}
 	found, err := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
 	if err != nil {
 		return "", err

@@ -2,6 +2,10 @@ package pgtest_test
 
 import (
 	"database/sql"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -113,4 +117,65 @@ func TestProxy(t *testing.T) {
 	if err := db.PingContext(t.Context()); err != nil {
 		t.Errorf("healed: %v", err)
 	}
+}
+
+// TestChosenPrograms: COUNTERSIGN_PGBIN decides which programs make a cluster and
+// run it. The ones here tell that they were called.
+func TestChosenPrograms(t *testing.T) {
+	installed, err := pgtest.Programs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil { // for the user postgres, if we are root
+		t.Fatal(err)
+	}
+	write := func(name, arguments string) {
+		script := fmt.Sprintf("#!/bin/sh\nexec '%s/%s' \"$@\" %s\n", installed, name, arguments)
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(script), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	refused := func(value, why string) {
+		t.Setenv("COUNTERSIGN_PGBIN", value)
+		if bin, err := pgtest.Programs(); err == nil || !strings.Contains(err.Error(), why) {
+			t.Errorf("COUNTERSIGN_PGBIN=%s: %q, %v", value, bin, err)
+		}
+	}
+	refused("some/folder", "absolute path")
+	refused(dir, "initdb")
+	write("initdb", "--data-checksums")
+	refused(dir, "postgres")
+	write("postgres", "-c cluster_name=chosen")
+
+	t.Setenv("COUNTERSIGN_PGBIN", dir)
+	url := pgtest.New(t).URL(t)
+	if got := one(t, url, "select current_setting('cluster_name') || ' ' || current_setting('data_checksums')"); got != "chosen on" {
+		t.Errorf("%q; another server was started", got)
+	}
+}
+
+// TestDrop: when a test ends, its database is gone, and with it the connections
+// that the test has left open.
+func TestDrop(t *testing.T) {
+	c := pgtest.New(t)
+	other := c.URL(t)
+	var name string
+	var left *sql.DB // its pool keeps the connection
+	t.Run("leaving a connection", func(t *testing.T) {
+		url := c.URL(t)
+		name = one(t, url, "select current_database()")
+		db, err := sql.Open("postgres", url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		left = db
+		if err := db.PingContext(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if got := one(t, other, "select count(*)::text from pg_database where datname = '"+name+"'"); got != "0" {
+		t.Errorf("database %s outlives its test", name)
+	}
+	left.Close()
 }

@@ -1,0 +1,4 @@
+package pgtest
+
+// Programs is where the clusters of this process take their programs from.
+var Programs = programs
