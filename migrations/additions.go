@@ -102,7 +102,7 @@ func (a addition) statements(ctx context.Context, q sqldb.Querier, schema string
 		calls = nil
 	}
 	if len(calls) == 0 {
-		list = append(list, fmt.Sprintf("create trigger %s %s execute function %s()", a.name, a.trigger, name))
+		list = append(list, fmt.Sprintf("create trigger %s %s execute procedure %s()", a.name, a.trigger, name))
 	}
 	return list, nil
 }

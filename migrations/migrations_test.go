@@ -333,7 +333,7 @@ func TestRights(t *testing.T) {
 	}
 	cluster.User = url.UserPassword("postgres", pgtest.Password)
 	root := raw(t, "postgres", cluster.String())
-	run(t, root, `create role `+role+` login password 'plain'`, `grant select, insert, update, delete on all tables in schema public to `+role)
+	run(t, root, ownersOnly, `create role `+role+` login password 'plain'`, `grant select, insert, update, delete on all tables in schema public to `+role)
 	t.Cleanup(func() { root.Exec(`drop owned by ` + role + `; drop role ` + role) })
 	cluster.User = url.UserPassword(role, "plain")
 	plain := open(t, "postgres", cluster.String())

@@ -10,8 +10,11 @@ import (
 	"countersign/storage/sqldb"
 )
 
-// oldest is the oldest PostgreSQL whose statements and triggers we use.
-const oldest = 110000
+// oldest is the oldest PostgreSQL whose statements and triggers we use. 9.6 has
+// no transition tables, which countersign_whole_delete reads, no txid_status, and
+// no pg_sequence_last_value. So "execute function" is not for our triggers: 10
+// says "execute procedure", which later ones take too.
+const oldest = 100000
 
 // A session is what PostgreSQL says of the connection.
 type session struct {
@@ -117,7 +120,9 @@ func inspectPostgres(ctx context.Context, q sqldb.Querier, s Schema) (*Finding, 
 	}
 	p.f.Server, p.f.Database, p.f.Role, p.f.ReadOnly = p.session.Version, p.session.Database, p.session.Role, p.session.ReadOnly
 	if p.session.Number < oldest {
-		return p.fault("PostgreSQL %s is too old: version 11 or a newer one is needed", p.session.Version)
+		return p.fault("PostgreSQL %s is too old: version %d or a newer one is needed. Upgrade it first: by pg_upgrade, by pg_dump and pg_restore into "+
+			"a new one, or, if it is the database of a Harbor before 2.3, by that of a Harbor between 2.3 and 2.6. Nothing was changed",
+			p.session.Version, oldest/10000)
 	}
 	if p.session.Home != nil {
 		p.f.Home = *p.session.Home

@@ -410,6 +410,55 @@ func TestOwnedByAnother(t *testing.T) {
 	}
 }
 
+// TestTooOld: a PostgreSQL that says it is older than those we know is refused
+// before anything is asked of it or made in it, and it is told what to do.
+func TestTooOld(t *testing.T) {
+	t.Parallel()
+	for version, words := range map[string]string{
+		"90624 9.6.24":   "PostgreSQL 9.6.24 is too old: version 10 or a newer one is needed. Upgrade it first: by pg_upgrade, by pg_dump",
+		"99999 10beta1":  "too old",
+		"100000 10.0":    "",
+		"190001 19.1 (D": "",
+	} {
+		u := field(t, "server-mattes-first")
+		db := raw(t, "postgres", u)
+		num, name, _ := strings.Cut(version, " ")
+		// A function of that name is found before PostgreSQL's own.
+		run(t, db, `create schema lies`, `create function lies.current_setting(text) returns text language sql stable as $$
+			select case $1 when 'server_version' then '`+name+`' when 'server_version_num' then '`+num+`' else pg_catalog.current_setting($1) end $$`,
+			`do $$ begin execute format('alter database %I set search_path = lies, pg_catalog, public', current_database()); end $$`)
+		ours := open(t, "postgres", u)
+		f, err := migrations.Check(t.Context(), ours, migrations.Server)
+		if f.Server != name {
+			t.Fatalf("the database says that it is %q, not %s", f.Server, name)
+		}
+		if words == "" {
+			if f.Shape == "unusable" || strings.Contains(fmt.Sprint(err), "too old") {
+				t.Errorf("%s: %v", name, err)
+			}
+			continue
+		}
+		_, adopted := migrations.Adopt(t.Context(), ours, migrations.Server)
+		_, _, migrated := migrations.Migrate(t.Context(), ours, migrations.Server)
+		for _, err := range []error{err, adopted, migrated} {
+			if !errors.Is(err, migrations.ErrShape) || !strings.Contains(err.Error(), words) {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		if f.Shape != "unusable" || !strings.Contains(f.Fault, "Harbor between 2.3 and 2.6") {
+			t.Errorf("%s: %+v", name, f)
+		}
+		if made := list(t, db, `select tgname::text from pg_trigger where not tgisinternal union all
+			select relname::text from pg_class where relname in ('changefeed', 'countersign_audit')`); len(made) > 0 {
+			t.Errorf("%s: it has made %q", name, made)
+		}
+	}
+}
+
+// ownersOnly is what a careful operator sets before PostgreSQL 15, and what
+// every new database comes with since: not everybody may make tables.
+const ownersOnly = `revoke create on schema public from public; grant create on schema public to trust`
+
 // asPlain opens the database as a role with upstream's rights at run time.
 func asPlain(t *testing.T, u string) *sqldb.DB {
 	t.Helper()
@@ -420,7 +469,7 @@ func asPlain(t *testing.T, u string) *sqldb.DB {
 	role := "reader_" + strings.TrimPrefix(parsed.Path, "/")
 	parsed.User = url.UserPassword("postgres", pgtest.Password)
 	root := raw(t, "postgres", parsed.String())
-	run(t, root, `create role `+role+` login password 'plain'`, `grant select, insert, update, delete on all tables in schema public to `+role,
+	run(t, root, ownersOnly, `create role `+role+` login password 'plain'`, `grant select, insert, update, delete on all tables in schema public to `+role,
 		`grant usage on all sequences in schema public to `+role)
 	t.Cleanup(func() { root.Exec(`drop owned by ` + role + `; drop role ` + role) })
 	parsed.User = url.UserPassword(role, "plain")

@@ -273,7 +273,7 @@ func TestPublishBeforeDeletionLooks(t *testing.T) {
 	publish(t, s, r.Next(tuf.RoleRoot, tuf.RoleTargets))
 	gate, hand := prompt(t, url), prompt(t, url)
 	gate.run(`create function a_gate() returns trigger language plpgsql as 'begin perform pg_advisory_lock_shared(7); return null; end'`)
-	gate.run(`create trigger a_gate before delete on tuf_files for each statement execute function a_gate()`)
+	gate.run(`create trigger a_gate before delete on tuf_files for each statement execute procedure a_gate()`)
 	gate.run(`select pg_advisory_lock(7)`)
 	deleted := background(func() error {
 		_, err := hand.conn.ExecContext(context.Background(), `delete from tuf_files where gun = '`+string(gun)+`'`)

@@ -176,7 +176,6 @@ func TestPostgresErrors(t *testing.T) {
 		{`insert into x values ($1, 'abc')`, []any{int64(1) << 40}, storage.ErrTooLarge},
 		{`insert into x values (3, $1)`, []any{"a\x00b"}, storage.ErrInvalid},
 		{`insert into x values (3, $1)`, []any{"\xff"}, storage.ErrInvalid},
-		{`set statement_timeout = 1; select pg_sleep(5)`, nil, storage.ErrUnavailable},
 		{`do $$ begin raise sqlstate '53100' using message = 'disk full'; end $$`, nil, storage.ErrUnavailable},
 		{`do $$ begin raise sqlstate '40001' using message = 'again'; end $$`, nil, storage.ErrUnavailable},
 		{`set transaction read only; insert into x values (9, 'abc')`, nil, storage.ErrUnavailable},
@@ -187,7 +186,15 @@ func TestPostgresErrors(t *testing.T) {
 			t.Errorf("%s: got %v, want %v", test.statement, err, test.want)
 		}
 	}
-	_, err := db.Exec(t.Context(), `select nonsense`)
+	err := db.Tx(t.Context(), func(tx *sqldb.Tx) error {
+		if _, err := tx.Exec(t.Context(), `set local statement_timeout = 1`); err != nil {
+			return err
+		}
+		_, err := tx.Exec(t.Context(), `select pg_sleep(5)`)
+		return err
+	})
+	wantErr(t, err, storage.ErrUnavailable)
+	_, err = db.Exec(t.Context(), `select nonsense`)
 	for _, s := range []error{storage.ErrUnavailable, storage.ErrNotFound, storage.ErrInvalid, sqldb.ErrUnique} {
 		if err == nil || errors.Is(err, s) {
 			t.Errorf("a mistake of ours: %v is %v", err, s)

@@ -18,4 +18,4 @@ begin
 end
 $body$;
 create trigger countersign_audit_append_only before update or delete or truncate on countersign_audit
-    for each statement execute function countersign_audit_append_only();
+    for each statement execute procedure countersign_audit_append_only();
