@@ -63,7 +63,7 @@ func newRoot() *cobra.Command {
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w%w", err, silent{errUsage}) })
 	root.AddCommand(newKeys())
-	root.AddCommand(newAuth(), newCheck(), newDev(), newDB(), newExpiry(), newExport(), newImport(), newList(), newLog(), newPurge(), newRestore(), newShow(), newTags(), &cobra.Command{
+	root.AddCommand(newAuth(), newCheck(), newDev(), newDB(), newExpiry(), newExport(), newFsck(), newImport(), newList(), newLog(), newPrune(), newPurge(), newRestore(), newShow(), newTags(), &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
 		Args:  cobra.NoArgs,
