@@ -38,7 +38,7 @@ type drawing struct {
 
 // text writes a paragraph, the first line behind first, the others behind rest.
 func (d *drawing) text(first, rest, format string, args ...any) {
-	d.err = errors.Join(d.err, wrap(d.w, drawWidth, first, rest, fmt.Sprintf(format, args...)))
+	d.err = errors.Join(d.err, paragraph(d.w, drawWidth, first, rest, fmt.Sprintf(format, args...)))
 }
 
 func (d *drawing) repository(r *admin.Repository) {

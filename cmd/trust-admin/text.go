@@ -97,9 +97,9 @@ func clock(t time.Time) string {
 	return t.UTC().Format("2006-01-02 15:04")
 }
 
-// wrap breaks text into lines of at most width characters, each behind indent,
+// paragraph breaks text into lines of at most width characters, each behind indent,
 // the first behind first. A word that is longer is cut.
-func wrap(w io.Writer, width int, first, indent, text string) error {
+func paragraph(w io.Writer, width int, first, indent, text string) error {
 	var b strings.Builder
 	line, used := first, utf8.RuneCountInString(first)
 	empty := true

@@ -37,7 +37,7 @@ func TestTextProperties(t *testing.T) {
 			t.Fatalf("%q", got)
 		}
 		var b bytes.Buffer
-		if err := wrap(&b, 20, "+- ", "   ", got); err != nil {
+		if err := paragraph(&b, 20, "+- ", "   ", got); err != nil {
 			t.Fatal(err)
 		}
 		letters := ""
