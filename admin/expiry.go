@@ -39,7 +39,7 @@ type Expiry struct {
 	DaysLeft int          `json:"days_left"` // whole days, rounded down; negative once it has expired
 	// RenewedBy is who can renew it: "server", "key holder", "either", "nobody".
 	RenewedBy string      `json:"renewed_by"`
-	Keys      []tuf.KeyID `json:"key_ids"` // of which a holder renews it; of a certificate its own
+	Keys      []tuf.KeyID `json:"key_ids"` // canonical, of which a holder renews it; of a certificate its own
 	// CommonNames are those of the certificates among Keys.
 	CommonNames []string `json:"common_names,omitempty"`
 	// Effect is what happens then, and How what renews it, in words.
@@ -94,6 +94,7 @@ func daysUntil(now, t time.Time) int {
 // expiries lists the dates of one repository.
 func (r *Repository) expiries() []Expiry {
 	var list []Expiry
+	seen := map[tuf.KeyID]bool{} // certificates
 	for _, role := range r.Roles {
 		if !role.counts() {
 			continue
@@ -105,11 +106,10 @@ func (r *Repository) expiries() []Expiry {
 			if k.Certificate == nil || !role.Role.IsDelegation() && role.Role != tuf.RoleRoot {
 				continue
 			}
-			if role.Role.IsDelegation() && slices.ContainsFunc(list, func(e Expiry) bool {
-				return e.Kind == ExpiryCertificate && e.Keys[0] == k.ID
-			}) {
+			if seen[k.ID] {
 				continue // docker lists a signer's key for targets/releases, too
 			}
+			seen[k.ID] = true
 			list = append(list, r.certificateExpiry(role, k))
 		}
 	}
@@ -119,7 +119,7 @@ func (r *Repository) expiries() []Expiry {
 func (r *Repository) fileExpiry(role *RoleState) Expiry {
 	e := Expiry{GUN: r.GUN, Role: role.Role, Kind: ExpiryFile, Expires: role.Expires.UTC(), RenewedBy: role.renewer(), Keys: []tuf.KeyID{}}
 	for _, k := range role.Keys {
-		e.Keys = append(e.Keys, k.ID)
+		e.Keys = append(e.Keys, k.Canonical)
 		if k.Certificate != nil && !slices.Contains(e.CommonNames, k.Certificate.CommonName) {
 			e.CommonNames = append(e.CommonNames, k.Certificate.CommonName)
 		}
@@ -149,7 +149,7 @@ func (r *Repository) fileExpiry(role *RoleState) Expiry {
 func (r *Repository) certificateExpiry(role *RoleState, k KeyState) Expiry {
 	e := Expiry{
 		GUN: r.GUN, Role: role.Role, Kind: ExpiryCertificate, Expires: k.Certificate.NotAfter,
-		RenewedBy: RenewedByHolder, Keys: []tuf.KeyID{k.ID}, CommonNames: []string{k.Certificate.CommonName},
+		RenewedBy: RenewedByHolder, Keys: []tuf.KeyID{k.Canonical}, CommonNames: []string{k.Certificate.CommonName},
 		Effect: "clients refuse the repository", How: "a new root key, while the old one is at hand: notary key rotate " + word(r.GUN) + " root",
 	}
 	if role.Role.IsDelegation() {

@@ -105,9 +105,12 @@ type RoleState struct {
 
 // A KeyState is a key that may sign a role.
 type KeyState struct {
-	ID     tuf.KeyID `json:"key_id"`
-	Type   string    `json:"type"`
-	Holder string    `json:"held_by"`
+	ID tuf.KeyID `json:"key_id"` // as the metadata calls it
+	// Canonical is the ID under which its holder keeps it, and clients show it:
+	// that of the bare key, if it is in a certificate.
+	Canonical tuf.KeyID `json:"canonical_id"`
+	Type      string    `json:"type"`
+	Holder    string    `json:"held_by"`
 	// Signed: its signature of the current file is good.
 	Signed      bool         `json:"signed"`
 	Certificate *Certificate `json:"certificate,omitempty"`

@@ -377,7 +377,11 @@ func (v *survey) describe(r *RoleState, env *tuf.Envelope, a tuf.Authority) {
 			continue
 		}
 		seen[id] = true
-		state := KeyState{ID: id, Type: k.Type, Holder: v.holder(k)}
+		state := KeyState{ID: id, Canonical: id, Type: k.Type}
+		if canonical, err := k.CanonicalID(); err == nil {
+			state.Canonical = canonical
+		}
+		state.Holder = v.holder(state.Canonical)
 		if !v.brief {
 			state.Certificate = certificateOf(k)
 		}
@@ -397,11 +401,11 @@ func (v *survey) again(r *RoleState, env *tuf.Envelope, a tuf.Authority) {
 	}
 }
 
-func (v *survey) holder(k tuf.Key) string {
-	if v.held == nil {
+func (v *survey) holder(id tuf.KeyID) string {
+	switch {
+	case v.held == nil:
 		return HeldByUnknown
-	}
-	if id, err := k.CanonicalID(); err == nil && v.held[id] {
+	case v.held[id]:
 		return HeldByServer
 	}
 	return HeldByClient

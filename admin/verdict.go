@@ -68,7 +68,7 @@ func shortIDs(keys []KeyState, want func(KeyState) bool) string {
 		if len(ids) == 5 {
 			return strings.Join(ids, ", ") + " and others"
 		}
-		ids = append(ids, ShortID(k.ID))
+		ids = append(ids, ShortID(k.Canonical))
 	}
 	return strings.Join(ids, ", ")
 }
@@ -168,7 +168,7 @@ func explainRoot(r *RoleState, gun tuf.GUN, now time.Time, err error) {
 	var why []string
 	for _, k := range r.Keys {
 		c := k.Certificate
-		switch id := ShortID(k.ID); {
+		switch id := ShortID(k.Canonical); {
 		case c == nil:
 			why = append(why, "key "+id+" is no certificate")
 		case now.After(c.NotAfter):
@@ -197,20 +197,20 @@ func explain(r *RoleState, env *tuf.Envelope, a tuf.Authority, err error) {
 	if r.Parent != "" {
 		by = string(r.Parent)
 	}
-	good, listed := 0, map[tuf.KeyID]bool{}
+	good, listed := 0, map[tuf.KeyID]KeyState{}
 	for _, k := range r.Keys {
-		listed[k.ID] = true
+		listed[k.ID] = k
 		if k.Signed {
 			good++
 		}
 	}
 	var foreign, bad []string
 	for _, s := range env.Signatures {
-		switch id := ShortID(s.KeyID); {
-		case !listed[s.KeyID]:
-			foreign = append(foreign, id)
-		case shortIDs(r.Keys, func(k KeyState) bool { return k.ID == s.KeyID && k.Signed }) == "":
-			bad = append(bad, id)
+		switch k, ok := listed[s.KeyID]; {
+		case !ok:
+			foreign = append(foreign, ShortID(s.KeyID))
+		case !k.Signed:
+			bad = append(bad, ShortID(k.Canonical))
 		}
 	}
 	what := fmt.Sprintf("%d of %s needed that are good", good, count(a.Threshold, "signature"))

@@ -186,7 +186,7 @@ func (d *drawing) signers(r *admin.RoleState, body string) {
 		if k.Signed {
 			mark = "* "
 		}
-		d.text(body+mark, body+"    ", "%s %s, %s", printable(admin.ShortID(k.ID), 40), printable(k.Type, 20), holder(k.Holder))
+		d.text(body+mark, body+"    ", "%s %s, %s", printable(admin.ShortID(k.Canonical), 40), printable(k.Type, 20), holder(k.Holder))
 		if c := k.Certificate; c != nil {
 			d.text(body+"    ", body+"    ", "%s, %s to %s", printable(c.CommonName, 120), c.NotBefore.Format("2006-01-02"), c.NotAfter.Format("2006-01-02"))
 		}
