@@ -2,12 +2,10 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -90,7 +88,7 @@ func runFsck(ctx context.Context, cmd *cobra.Command, s *admin.Site, c admin.Fsc
 		return err
 	}
 	if output == "json" {
-		err = json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]any{"totals": totals})
+		err = lines{cmd.OutOrStdout()}.write(map[string]any{"totals": totals}, false)
 	} else {
 		err = fsckTotals(cmd.OutOrStdout(), totals)
 	}
@@ -106,10 +104,9 @@ func runFsck(ctx context.Context, cmd *cobra.Command, s *admin.Site, c admin.Fsc
 }
 
 func fsckLines(w io.Writer) func(admin.Inspected) error {
-	enc := json.NewEncoder(w)
 	return func(o admin.Inspected) error {
 		for _, f := range o.Findings {
-			if err := enc.Encode(f); err != nil {
+			if err := (lines{w}).write(f, false); err != nil {
 				return err
 			}
 		}
@@ -152,22 +149,9 @@ func fsckText(w io.Writer) func(admin.Inspected) error {
 }
 
 // fold writes text in lines of at most 80 characters, the first behind prefix and
-// the others below it. A word that is longer has a line of its own.
+// the others below it.
 func fold(b *strings.Builder, prefix, text string) {
-	line := prefix
-	empty := true
-	for _, word := range strings.Fields(text) {
-		if !empty && utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > 80 {
-			fmt.Fprintln(b, line)
-			line, empty = strings.Repeat(" ", len(prefix)), true
-		}
-		if !empty {
-			line += " "
-		}
-		line += word
-		empty = false
-	}
-	fmt.Fprintln(b, line)
+	_ = paragraph(b, 80, prefix, strings.Repeat(" ", len(prefix)), text) // a Builder takes all
 }
 
 func fsckTotals(w io.Writer, t admin.FsckTotals) error {

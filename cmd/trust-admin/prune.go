@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -126,7 +125,7 @@ func (t *pruneTable) total(p admin.Pruned) {
 func (t *pruneTable) row(p admin.Pruned) error {
 	t.total(p)
 	if t.json {
-		return json.NewEncoder(t.w).Encode(p)
+		return lines{t.w}.write(p, false)
 	}
 	var b strings.Builder
 	if !t.begun {
@@ -143,10 +142,10 @@ func (t *pruneTable) row(p admin.Pruned) error {
 
 func (t *pruneTable) end() error {
 	if t.json {
-		return json.NewEncoder(t.w).Encode(map[string]any{"totals": map[string]any{
+		return lines{t.w}.write(map[string]any{"totals": map[string]any{
 			"repositories": t.guns, "skipped": t.skipped, "removed": t.act,
 			"rows_before": t.sum.RowsBefore, "rows_after": t.sum.RowsAfter, "bytes_before": t.sum.BytesBefore, "bytes_after": t.sum.BytesAfter,
-		}})
+		}}, false)
 	}
 	verb := "would go"
 	if t.act {
