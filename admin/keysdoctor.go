@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -127,9 +128,16 @@ func (d *doctor) weigh(ctx context.Context) error {
 	for alias := range d.Signer.Storage.PassphraseFiles {
 		live[alias] += 0
 	}
+	for _, alias := range aliasesOf(d.Environ) {
+		if !slices.ContainsFunc(sortedKeys(live), func(known string) bool { return variableOf(known) == variableOf(alias) }) {
+			live[alias] = 0
+		}
+	}
 	for _, alias := range sortedKeys(live) {
 		pass, err := d.Signer.Passphrases.Passphrase(alias)
-		d.aliases[alias] = &AliasState{Alias: alias, Passphrase: err == nil}
+		if live[alias] > 0 {
+			d.aliases[alias] = &AliasState{Alias: alias, Passphrase: err == nil}
+		}
 		if err != nil {
 			continue // each of its keys tells
 		}
@@ -143,6 +151,30 @@ func (d *doctor) weigh(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+const signerVariable = "NOTARY_SIGNER_"
+
+// aliasesOf guesses the aliases whose passphrases the environment has: a variable
+// does not tell capital letters, nor dots. What else is set by such variables is
+// left out.
+func aliasesOf(environ []string) (aliases []string) {
+	for _, kv := range environ {
+		name, _, _ := strings.Cut(kv, "=")
+		alias, ok := strings.CutPrefix(name, signerVariable)
+		alias = strings.TrimSuffix(alias, "_FILE")
+		if first, _, _ := strings.Cut(alias, "_"); !ok || alias == "" || slices.Contains([]string{"SERVER", "STORAGE", "LOGGING", "REPORTING", "DEFAULT"}, first) {
+			continue
+		}
+		aliases = append(aliases, strings.ToLower(alias))
+	}
+	slices.Sort(aliases)
+	return slices.Compact(aliases)
+}
+
+// variableOf is the variable that holds the passphrase of alias.
+func variableOf(alias string) string {
+	return signerVariable + strings.ToUpper(strings.ReplaceAll(alias, ".", "_"))
 }
 
 func sortedKeys[V any](m map[string]V) []string {

@@ -265,4 +265,10 @@ func TestKeysDoctorSound(t *testing.T) {
 	if want := []admin.KeyClass{admin.KeyOpens}; !slices.Equal(got, want) || !report.NoRoots {
 		t.Errorf("without the server: %v, %+v", got, report)
 	}
+	// No row has the alias of this passphrase; the environment does.
+	sealed("main", sealtest.Form{Passphrase: newPass})(r, g)
+	got, report = classes(r.plain, admin.DoctorConfig{})
+	if want := []admin.KeyClass{admin.KeyWrongAlias, admin.KeyClientSnapshot}; !slices.Equal(got, want) || len(report.Aliases) != 1 {
+		t.Errorf("of an alias that no row has: %v, %+v", got, report)
+	}
 }

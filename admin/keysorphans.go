@@ -54,7 +54,7 @@ type Orphans struct {
 // version, and that were used, but not in the last two days; or that were never
 // used and whose GUN has had no rows for so many days as the key is old; and rows
 // marked as deleted that no root lists. It calls show for each, with what became
-// of it. A key of unknown GUN, of a GUN with a root that cannot be read, or that
+// of it. A key of unknown GUN, whose row does not say which key it is, of a GUN with a root that cannot be read, or that
 // the newest root of another GUN lists, is none.
 //
 // Deleting, the order is this, so that no key goes that a root lists:
@@ -141,7 +141,7 @@ func (s *Site) findOrphans(ctx context.Context, c OrphansConfig, out *Orphans) (
 			out.Rows++
 			rk := roots[k.GUN]
 			switch why := keyOrphaned(k, rk, s.Now(), unused); {
-			case !k.Deleted.IsZero() && k.GUN != "" && !rk.unsure && !rk.listed[k.ID]:
+			case !k.Deleted.IsZero() && k.GUN != "" && !rk.unsure && !rk.listed[k.ID] && ownID(k):
 				list = append(list, orphan{k, KeyDeleted})
 			case k.Deleted.IsZero() && (why == KeyNoGUN || why == KeyUnlisted):
 				list = append(list, orphan{k, why})

@@ -45,6 +45,10 @@ func (r *keyring) family() (orphans []storage.KeyRow) {
 	rotated := r.gun("rotated", upstreams)
 	rotated.repo.Rotate(tuf.RoleTimestamp)
 	r.root(rotated, 2, r.now.Add(-90*days)) // an old root lists it still
+	unknown := r.gun("unknown", upstreams)  // a root lists it, under its own ID
+	set(`key_id = 'abc'`)(r, unknown)
+	marked := r.gun("marked", upstreams)
+	set(`key_id = 'abcd', deleted_at = '2026-01-02 03:04:05'`)(r, marked)
 	g := r.gun("app", upstreams)
 	for _, keep := range []func(*keyring, *keptGUN){
 		stray(true, "", 5*hours, 0), stray(true, "", 29*days, 0), stray(true, "", 300*days, 30*hours), stray(false, "", 300*days, 30*hours), stray(false, "", 300*days, 0),

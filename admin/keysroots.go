@@ -219,10 +219,11 @@ func (d *doctor) judgeByRoots(k storage.KeyRow, rk rootListing) *KeyFinding {
 
 // keyOrphaned says what k is by the roots of its GUN: KeyNoGUN or KeyUnlisted if
 // nobody can want it any more; KeyPending if somebody may, since it was touched
-// of late or was never used; "" if a root lists it, or may list it.
+// of late or was never used; "" if a root lists it, or may list it, as it may one
+// whose row does not say which key it is.
 func keyOrphaned(k storage.KeyRow, rk rootListing, now time.Time, unused time.Duration) KeyClass {
 	switch {
-	case k.GUN == "" || rk.unsure || rk.listed[k.ID]:
+	case k.GUN == "" || rk.unsure || rk.listed[k.ID] || !ownID(k):
 		return ""
 	case k.LastUsed.IsZero() && (rk.exists || k.CreatedAt.IsZero() || now.Sub(k.CreatedAt) < unused):
 		return KeyPending
@@ -233,6 +234,9 @@ func keyOrphaned(k storage.KeyRow, rk rootListing, now time.Time, unused time.Du
 	}
 	return KeyNoGUN
 }
+
+// ownID reports whether the row's ID is that of its public key.
+func ownID(k storage.KeyRow) bool { return tuf.Key{Type: k.Algorithm, Public: k.Public}.ID() == k.ID }
 
 // rest tells of roots' keys that no row explains, after another look.
 func (d *doctor) rest(ctx context.Context) error {

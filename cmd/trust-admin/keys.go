@@ -258,7 +258,10 @@ BEFORE this: what is stored in the new form is of no use to one that does not.
 
 --rounds 8192 is for going back to upstream's signer, which stretches the
 passphrase anew for every key: with today's 600000 that takes it a tenth of a
-second and more for each key that it uses for the first time.`,
+second and more for each key that it uses for the first time.
+
+Exit code: 0 if all that is meant is in the form that is asked for, 3 if keys are
+left that are not, 1 for a fault.`,
 		Example: `  trust-admin keys rewrap --to k2026 --signer-config signer.json --server-config server.json
   trust-admin keys rewrap --to k2026 --from defaultalias --yes --signer-config signer.json --server-config server.json`,
 		Args: cobra.NoArgs,
