@@ -52,15 +52,15 @@ type Expiry struct {
 // Expiries lists when the current files of the repositories that are selected
 // expire, and the certificates among their keys, the earliest first. It holds what
 // it returns, and the files of few repositories at a time. A role that cannot be
-// read has no date. The error wraps storage.ErrNotFound (*UnknownGUNError) if
-// a GUN that was named has no rows.
+// read has no date. The error wraps storage.ErrNotFound if a GUN that was named
+// has no rows.
 func (s *Site) Expiries(ctx context.Context, c ExpiryConfig) ([]Expiry, error) {
 	now := s.Now()
 	end := now.Add(c.Within)
 	list := []Expiry{}
 	err := s.surveys(ctx, c.Selection, false, func(r *Repository) error {
 		if r.Versions == 0 && len(c.GUNs) > 0 {
-			return s.unknown(ctx, r.GUN)
+			return s.noSuch(ctx, r.GUN)
 		}
 		for _, e := range r.expiries() {
 			within := !e.Expires.After(end)

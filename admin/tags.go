@@ -46,7 +46,7 @@ type signedTag struct {
 // name that two roles sign with different checksums is two tags. It reports how
 // many it left out because they do not verify. It holds the tags of the one
 // repository. The error wraps storage.ErrNotFound if there is no such repository
-// (*UnknownGUNError) or no such role.
+// or role.
 func (s *Site) Tags(ctx context.Context, c TagsConfig, f func(Tag) error) (left int, err error) {
 	r, err := s.Show(ctx, c.GUN)
 	if err != nil {
