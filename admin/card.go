@@ -63,9 +63,9 @@ All trust data of this repository was removed from the trust server on
 The images in the registry were not touched. {{.Keys}} keys of the signer went along.
 
 Until 1 is done, pulls with content trust fail with "does not have trust data".
-Until 2 is done on a machine, it refuses the new beginning with "could not rotate
-trust to a new trusted root". That refusal is right: it is how an attack would
-look. So tell people by another way than the registry.
+Until 2 is done on a machine, it refuses the new beginning with "could not
+rotate trust to a new trusted root". That refusal is right: it is how an attack
+would look. So tell people by another way than the registry.
 
 1. DOCKER, THE ONE WHO PUBLISHES
 
@@ -120,8 +120,8 @@ Who publishes, instead of part 1:
     notary {{$.Notary}} addhash {{sh $.GUN}} {{sh .Name}} {{.Size}} --sha256 {{.SHA256}}{{end}}{{end}}
     notary {{.Notary}} publish {{sh .GUN}}
 
-Whoever pinned the old root certificate under "trust_pinning" in ~/.notary/config.json
-puts the new one there (notary {{.Notary}} list shows whether it fits).
+Whoever pinned the old root certificate under "trust_pinning" in
+~/.notary/config.json puts the new one there.
 
 4. HARBOR UP TO 2.8
 
@@ -153,7 +153,8 @@ If the lost keys are found before anybody has published again:
 
     trust-admin restore {{sh .Archive}} --server-config SERVER.json --signer-config SIGNER.json
 
-The archive's content has the SHA-256 {{.Digest}}.
+The archive's content has the SHA-256
+{{.Digest}}
 {{range .Owners}}Keys of {{.Role}} that are of no use any more:{{range .IDs}}
   {{.}}{{end}}
 {{end}}`
