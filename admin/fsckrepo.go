@@ -276,7 +276,7 @@ func (in *inspection) walk() error {
 	newest := in.newest()
 	for _, s := range stumbles {
 		if s.Kind == publish.StumbleExpired {
-			in.add(ClassExpired, Finding{Role: s.Role, Version: in.versionOf(s), Text: s.Err.Error()})
+			in.add(ClassExpired, Finding{Role: s.Role, Version: in.versionOf(s), Row: in.rowOf(s), Text: s.Err.Error()})
 			continue
 		}
 		// One cause, one finding: what is said of the rows themselves says more.
@@ -313,7 +313,7 @@ var stumbleClass = map[publish.StumbleKind]Class{
 }
 
 func (in *inspection) stumble(s publish.Stumble) {
-	f := Finding{Role: s.Role, Version: in.versionOf(s), Text: s.Err.Error()}
+	f := Finding{Role: s.Role, Version: in.versionOf(s), Row: in.rowOf(s), Text: s.Err.Error()}
 	c := stumbleClass[s.Kind]
 	if c == ClassMissing && s.Version > 0 {
 		c, f.Text = ClassRootHole, fmt.Sprintf("version %d is not stored", s.Version)
@@ -329,12 +329,20 @@ func (in *inspection) stumble(s publish.Stumble) {
 			f.Text = fmt.Sprintf("the current generation names a file with SHA-256 %s, which is not stored", s.Sum)
 		}
 	}
+	in.add(c, f)
+}
+
+// rowOf is the row that a stumble is about, or 0.
+func (in *inspection) rowOf(s publish.Stumble) int64 {
 	for _, r := range in.rows {
 		if r.Role == s.Role && (s.Version == 0 && r.sum == s.Sum || s.Version > 0 && r.Version == s.Version) {
-			f.Row = r.ID
+			return r.ID
 		}
 	}
-	in.add(c, f)
+	if n := in.newest(); s.Role == tuf.RoleTimestamp && n != nil {
+		return n.ID
+	}
+	return 0
 }
 
 // versionOf is the version of the file that a stumble is about, if it is stored.
