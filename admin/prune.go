@@ -133,8 +133,12 @@ func (p *pruner) gun(ctx context.Context, gun tuf.GUN, allowed map[storage.FileI
 		}
 		plan.Event = storage.Event{Action: storage.ActionPrune, GUN: gun, Roles: plan.Removed, Reason: p.Reason, Origin: storage.Origin{Actor: p.Actor}}
 		rows, bytes, err := p.Metadata.Prune(ctx, plan.Pruning)
-		if errors.Is(err, storage.ErrStale) && try < pruneTries {
-			continue
+		if errors.Is(err, storage.ErrStale) {
+			if try < pruneTries {
+				continue
+			}
+			return Pruned{GUN: gun, RowsBefore: plan.RowsBefore, RowsAfter: plan.RowsBefore, BytesBefore: plan.BytesBefore, BytesAfter: plan.BytesBefore,
+				Skipped: "it was published to each time it was looked at: try again later"}, nil
 		}
 		if err != nil {
 			return Pruned{}, err

@@ -283,22 +283,26 @@ func TestPruneBesidePublishes(t *testing.T) {
 					}
 					return nil
 				})
-				if err != nil && !errors.Is(err, storage.ErrStale) {
+				if err != nil {
 					done <- err
 					return
 				}
 			}
 		}()
-		deadline := time.Now().Add(30 * time.Second)
-		for i := 0; (i < 30 || rounds.Load() < 3) && time.Now().Before(deadline) && len(done) == 0; i++ {
+		for range 30 {
 			v.publish(r, r.Next(tuf.RoleTargets))
+		}
+		// A repository that is published to without a pause is skipped; after it
+		// there is a round that removes what is left to remove.
+		for deadline := time.Now().Add(20 * time.Second); rounds.Load() < 1 && time.Now().Before(deadline) && len(done) == 0; {
+			<-time.After(10 * time.Millisecond)
 		}
 		close(stop)
 		if err := <-done; err != nil {
 			t.Fatal(err)
 		}
-		if rounds.Load() < 3 {
-			t.Errorf("only %d rounds have removed anything", rounds.Load())
+		if rounds.Load() < 1 {
+			t.Error("no round has removed anything")
 		}
 		v.clean()
 	})
