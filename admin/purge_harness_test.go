@@ -205,10 +205,22 @@ func same(t testing.TB, what string, want, got allRows) {
 	}
 }
 
+// fsck makes sure that gun is sound, as a client sees it and row by row.
 func (p *pair) fsck(gun tuf.GUN) {
 	p.Helper()
 	if err := publish.Fsck(p.Context(), p.meta, gun, time.Now()); err != nil {
 		p.Error(err)
+	}
+	totals, err := p.site().Fsck(p.Context(), admin.FsckConfig{GUNs: []tuf.GUN{gun}}, func(o admin.Inspected) error {
+		for _, f := range o.Findings {
+			if f.Fault {
+				p.Errorf("%+v", f)
+			}
+		}
+		return nil
+	})
+	if err != nil || totals.Repositories != 1 {
+		p.Errorf("%+v, %v", totals, err)
 	}
 }
 

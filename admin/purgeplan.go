@@ -208,8 +208,9 @@ func (p *PurgePlan) look(f storage.Metadata, tags map[string]TagPlan) error {
 		}
 	}
 	for name, meta := range targets.Files() {
-		// Docker's clients look into targets/releases first.
-		if have, ok := tags[name]; ok && have.Role == "targets/releases" {
+		// Docker's clients look into targets/releases first, then into targets.
+		have, ok := tags[name]
+		if ok && (have.Role == "targets/releases" || have.Role == tuf.RoleTargets && f.Role != "targets/releases") {
 			continue
 		}
 		tags[name] = TagPlan{Name: name, Role: f.Role, SHA256: fmt.Sprintf("%x", meta.Hashes["sha256"]), Size: meta.Length}

@@ -46,6 +46,10 @@ type Restored struct {
 	Timestamp tuf.Version `json:"new_timestamp,omitempty"`
 }
 
+// renewals is how many versions of a timestamp must be left: versions are never
+// used again, and the last one is the end of a repository.
+const renewals = 1_000_000
+
 // ErrAlive: the GUN of an archive has rows already.
 var ErrAlive = errors.New("there is a repository of that name")
 
@@ -240,8 +244,8 @@ func (s *Site) newTimestamp(ctx context.Context, c RestoreConfig, p *publish.Pub
 	if v := gen.Timestamp.Version; v > restored && v == highest && v >= c.Version {
 		return v, nil
 	}
-	if highest >= tuf.MaxVersion {
-		return 0, fmt.Errorf("%w: timestamp version %d was the last that can be stored", storage.ErrInvalid, highest)
+	if v := max(highest, c.Version); v > tuf.MaxVersion-renewals {
+		return 0, fmt.Errorf("%w: a timestamp of version %d leaves no versions for its renewals", storage.ErrInvalid, v)
 	}
 	next, err := p.Succeed(ctx, s.Metadata, r.GUN, max(highest+1, c.Version), storage.Event{
 		Action: storage.ActionRestore, Origin: storage.Origin{Actor: s.Actor}, Reason: "a new timestamp, above all that clients have seen",
