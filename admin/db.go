@@ -60,8 +60,8 @@ func CheckDB(ctx context.Context, cfg DBConfig) ([]DBState, error) {
 }
 
 // MigrateDB brings the databases to the shape that both our programs and
-// upstream's tools need, each in one transaction, and tells what it did.
-// Programs may run meanwhile. Errors are as with CheckDB.
+// upstream's tools need, and tells what it did. Programs may run and clients
+// publish meanwhile, as migrations.Migrate says. Errors are as with CheckDB.
 func MigrateDB(ctx context.Context, cfg DBConfig) ([]DBState, error) {
 	return eachDB(ctx, cfg, func(ctx context.Context, db *sqldb.DB, s migrations.Schema, st *DBState) (err error) {
 		st.Finding, st.Did, err = migrations.Migrate(ctx, db, s)
@@ -118,7 +118,7 @@ func oneDB(ctx context.Context, s migrations.Schema, c config.Storage, st *DBSta
 		st.Note = "nothing is kept, so there is nothing to look at"
 		return nil
 	}
-	open := sqldb.Config{Backend: c.Backend, URL: c.DBURL, Password: c.DBPassword, MaxOpen: 2}
+	open := sqldb.Config{Backend: c.Backend, URL: c.DBURL, Password: c.DBPassword, MaxOpen: 2, ReadOnly: !create}
 	where, err := sqldb.Where(open)
 	if err != nil {
 		return err

@@ -55,7 +55,8 @@ func additions(d sqldb.Dialect, s Schema) []addition {
 }
 
 // there reports whether the object exists. A trigger whose function has another
-// body than ours, left by another release, counts as missing.
+// body than ours, left by another release, counts as missing, and so does one that
+// somebody has disabled.
 func (a addition) there(ctx context.Context, q sqldb.Querier, d sqldb.Dialect) (bool, error) {
 	if a.trigger == "" {
 		query := `select name from sqlite_schema where type = 'index' and name = $1`
@@ -69,14 +70,27 @@ func (a addition) there(ctx context.Context, q sqldb.Querier, d sqldb.Dialect) (
 	if err != nil {
 		return false, err
 	}
-	found, err := a.bodies(ctx, q)
-	return len(found) == 1 && found[0] == string(body), err
+	t, err := a.installed(ctx, q)
+	return t != nil && t.Fires && t.Body == string(body), err
 }
 
-// bodies returns the body of the trigger's function, if there is the trigger.
-func (a addition) bodies(ctx context.Context, q sqldb.Querier) ([]string, error) {
-	return sqldb.Collect(ctx, q, text, `select p.prosrc from pg_trigger t join pg_proc p on p.oid = t.tgfoid
+// An installed trigger is one that is there under our name.
+type installed struct {
+	Schema string // of its function
+	Body   string
+	Fires  bool // in ordinary sessions
+}
+
+// installed returns nil if there is none.
+func (a addition) installed(ctx context.Context, q sqldb.Querier) (*installed, error) {
+	t := &installed{}
+	there, err := ask(ctx, q, t, `select json_build_object('Schema', n.nspname, 'Body', p.prosrc, 'Fires', t.tgenabled in ('O', 'A'))::text
+		from pg_trigger t join pg_proc p on p.oid = t.tgfoid join pg_namespace n on n.oid = p.pronamespace
 		where t.tgrelid = to_regclass($1) and t.tgname = $2`, a.table, a.name)
+	if !there {
+		return nil, err
+	}
+	return t, err
 }
 
 // statements create the object, or bring it up to date. The function lives beside the
@@ -90,19 +104,21 @@ func (a addition) statements(ctx context.Context, q sqldb.Querier, schema string
 	if a.trigger == "" {
 		return []string{string(body)}, nil
 	}
-	calls, err := sqldb.Collect(ctx, q, text, `select n.nspname::text from pg_trigger t join pg_proc p on p.oid = t.tgfoid
-		join pg_namespace n on n.oid = p.pronamespace where t.tgrelid = to_regclass($1) and t.tgname = $2`, a.table, a.name)
+	t, err := a.installed(ctx, q)
 	if err != nil {
 		return nil, err
 	}
-	name := quote(schema) + "." + a.name
+	name, on := quote(schema)+"."+a.name, quote(schema)+"."+a.table
 	list := []string{fmt.Sprintf("create or replace function %s() returns trigger language plpgsql %s as $body$%s$body$", name, a.settings, body)}
-	if len(calls) > 0 && calls[0] != schema {
-		list = append(list, fmt.Sprintf("drop trigger %s on %s.%s", a.name, quote(schema), a.table))
-		calls = nil
+	if t != nil && t.Schema != schema {
+		list = append(list, fmt.Sprintf("drop trigger %s on %s", a.name, on))
+		t = nil
 	}
-	if len(calls) == 0 {
+	switch {
+	case t == nil:
 		list = append(list, fmt.Sprintf("create trigger %s %s execute procedure %s()", a.name, a.trigger, name))
+	case !t.Fires:
+		list = append(list, fmt.Sprintf("alter table %s enable trigger %s", on, a.name))
 	}
 	return list, nil
 }

@@ -1,8 +1,13 @@
 package migrations
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strings"
+	"unicode"
+
+	"countersign/storage/sqldb"
 )
 
 // A Finding is what a database holds of one program's tables, and what it lacks.
@@ -31,6 +36,8 @@ type Finding struct {
 	Notes []string `json:"notes,omitempty"`
 	// Audit: the tables of the audit log are there and may be used.
 	Audit bool `json:"audit_log"`
+
+	where string // the flags by which psql finds the server; "" if it is this machine's own
 }
 
 // A Table is one of the tables, as it was found.
@@ -56,6 +63,11 @@ type Gap struct {
 	// does not start.
 	Required bool `json:"required"`
 
+	// Tried says why it could not be mended just now, if that was tried.
+	Tried string `json:"tried,omitempty"`
+
+	// alone is the table whose writers wait while the gap is closed; "" if none do.
+	alone string
 	// repair: only Migrate mends it, never a program that starts.
 	repair bool
 	// table is set if the gap is that a table is missing.
@@ -64,27 +76,6 @@ type Gap struct {
 
 // Done reports whether there is nothing to do.
 func (f *Finding) Done() bool { return f.Fault == "" && len(f.Gaps) == 0 }
-
-// starting are the gaps that a program closes when it starts.
-func (f *Finding) starting() []Gap {
-	var list []Gap
-	for _, g := range f.Gaps {
-		if !g.repair && g.Owner == "" {
-			list = append(list, g)
-		}
-	}
-	return list
-}
-
-// closable reports whether there is a gap that we may close.
-func (f *Finding) closable() bool {
-	for _, g := range f.Gaps {
-		if g.Owner == "" {
-			return true
-		}
-	}
-	return false
-}
 
 // blocked returns the first gap that keeps the programs from working and that
 // we may not close, or nil.
@@ -103,7 +94,7 @@ func (f *Finding) Command(g Gap) string {
 	if g.Owner == "" {
 		return migrate
 	}
-	return fmt.Sprintf("%s --sql | psql -U %s -d %s", migrate, shell(g.Owner), shell(f.Database))
+	return fmt.Sprintf("%s --sql | psql -U %s -d %s%s", migrate, shell(g.Owner), shell(f.Database), f.where)
 }
 
 // shell quotes a name for a shell where that is needed.
@@ -123,7 +114,11 @@ func (f *Finding) Warnings() []string {
 		if g.Owner != "" {
 			who = fmt.Sprintf(", as role %s, with its rights as owner", g.Owner)
 		}
-		list = append(list, fmt.Sprintf("%s: %s; to mend it run%s: %s", g.What, g.Means, who, f.Command(g)))
+		tried := ""
+		if g.Tried != "" {
+			tried = " (" + g.Tried + ")"
+		}
+		list = append(list, fmt.Sprintf("%s: %s%s; to mend it run%s: %s", g.What, g.Means, tried, who, f.Command(g)))
 	}
 	if f.ReadOnly {
 		list = append(list, "the database is read-only, perhaps a standby: nothing can be stored until it is promoted or storage.db_url names its primary")
@@ -131,21 +126,68 @@ func (f *Finding) Warnings() []string {
 	return list
 }
 
-// Script is what psql needs to close all gaps, in one transaction.
+// Script is what psql needs to close all gaps. It is cut into parts: by the role
+// that may run them, and, as locks on tables must be held only briefly, into
+// transactions. psql leaves out the parts of roles that the one who runs it
+// does not belong to, and says so.
 func (f *Finding) Script() string {
 	if len(f.Gaps) == 0 {
 		return ""
 	}
 	var b strings.Builder
-	b.WriteString("\\set ON_ERROR_STOP on\nbegin;\n")
-	fmt.Fprintf(&b, "set local lock_timeout = '5s';\nselect pg_advisory_xact_lock(%d);\n", int64(lockKey))
-	fmt.Fprintf(&b, "set local search_path = %s;\n", quote(f.Home))
+	b.WriteString("\\set ON_ERROR_STOP on\n" +
+		"-- If a table is in use, this ends with a lock timeout. Make it anew then and run it\n-- again: what is done is not in it any more.\n")
+	var roles []string
 	for _, g := range f.Gaps {
-		fmt.Fprintf(&b, "\n-- %s\n", strings.ReplaceAll(g.What, "\n", " "))
+		if role := cmp.Or(g.Owner, f.Role); !slices.Contains(roles, role) {
+			roles = append(roles, role)
+		}
+	}
+	for _, role := range roles {
+		fmt.Fprintf(&b, "\n-- As role %s\nselect pg_has_role(%s, 'MEMBER') as may \\gset\n\\if :may\nset role %s;\n", clean(role), literal(role), quote(role))
+		var together, alone []Gap
+		for _, g := range f.Gaps {
+			switch {
+			case cmp.Or(g.Owner, f.Role) != role:
+			case g.alone == "":
+				together = append(together, g)
+			default:
+				alone = append(alone, g)
+			}
+		}
+		if len(together) > 0 {
+			f.part(&b, sqldb.LockTimeout, together...)
+		}
+		for _, g := range alone {
+			f.part(&b, scriptSlice, g)
+		}
+		fmt.Fprintf(&b, "reset role;\n\\else\n\\echo %s\n\\endif\n", literal("left out: what only role "+clean(role)+" may run; run this again as that one"))
+	}
+	return b.String()
+}
+
+// scriptSlice is how long psql, which does not try again by itself, waits for a table.
+const scriptSlice = "1s"
+
+// part is one transaction.
+func (f *Finding) part(b *strings.Builder, timeout string, gaps ...Gap) {
+	fmt.Fprintf(b, "begin;\nselect pg_advisory_xact_lock(%d);\nset local lock_timeout = '%s';\n", int64(lockKey), timeout)
+	fmt.Fprintf(b, "set local search_path = %s;\n", quote(f.Home))
+	for _, g := range gaps {
+		fmt.Fprintf(b, "\n-- %s\n", clean(g.What))
 		for _, s := range g.SQL {
 			b.WriteString(strings.TrimRight(strings.TrimSpace(s), ";") + ";\n")
 		}
 	}
 	b.WriteString("\ncommit;\n")
-	return b.String()
+}
+
+// clean takes out what would end a line, or worse.
+func clean(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || r == '\u2028' || r == '\u2029' {
+			return ' '
+		}
+		return r
+	}, s)
 }

@@ -73,9 +73,11 @@ func (p *postgres) ids(ctx context.Context) error {
 		i := slices.IndexFunc(r.Columns, func(a attribute) bool { return a.Name == "id" })
 		if !r.Columns[i].Default {
 			p.gap(p.owned(r, Gap{
-				What: "column id of table " + t.name + " has no default", Means: "no row can be added",
+				What: "column id of table " + t.name + " has no default", Means: "no row can be added", alone: t.name,
 				SQL: []string{
-					fmt.Sprintf("lock table %s in share row exclusive mode", name),
+					// At once what the third statement needs: whoever reads could not be waited for
+					// by one that already keeps writers out.
+					fmt.Sprintf("lock table %s in access exclusive mode", name),
 					fmt.Sprintf("create sequence if not exists %s.%s owned by %s.id", quote(r.Schema), quote(t.name+"_id_seq"), name),
 					fmt.Sprintf("alter table %s alter id set default nextval(%s::regclass)", name, literal(quote(r.Schema)+"."+quote(t.name+"_id_seq"))),
 					fmt.Sprintf("select setval(%s::regclass, coalesce(max(id), 1), max(id) is not null) from %s", literal(quote(r.Schema)+"."+quote(t.name+"_id_seq")), name),
@@ -108,6 +110,7 @@ func (p *postgres) behind(ctx context.Context, t table, r *relation, name string
 	g := Gap{
 		What:  "the sequence of IDs of table " + t.name + " is behind its rows",
 		Means: "rows cannot be added, because their IDs are taken",
+		alone: t.name,
 		SQL: []string{
 			fmt.Sprintf("lock table %s in share row exclusive mode", name),
 			fmt.Sprintf("select setval(%s::regclass, max(id)) from %s", literal(s.Name), name),
@@ -135,6 +138,9 @@ func (p *postgres) additions(ctx context.Context) error {
 		r := p.found[a.table]
 		if r == nil {
 			// The table comes first; this one then.
+			if slices.ContainsFunc(p.f.Gaps, func(g Gap) bool { return g.table == a.table && g.Owner != "" }) {
+				continue
+			}
 			r = &relation{Owned: true, Create: true, Schema: p.f.Home}
 		} else if there, err := a.there(ctx, p.q, sqldb.Postgres); err != nil || there {
 			if err != nil {
@@ -146,7 +152,7 @@ func (p *postgres) additions(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		p.gap(p.owned(r, Gap{What: a.name + " is not on table " + a.table, Means: a.means, SQL: statements}))
+		p.gap(p.owned(r, Gap{What: a.name + " is not on table " + a.table, Means: a.means, SQL: statements, alone: a.table}))
 	}
 	return nil
 }

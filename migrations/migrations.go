@@ -13,8 +13,8 @@ import (
 	"embed"
 	"errors"
 	"fmt"
+	"net"
 
-	"countersign/storage"
 	"countersign/storage/sqldb"
 )
 
@@ -48,7 +48,7 @@ func Inspect(ctx context.Context, db *sqldb.DB, s Schema) (*Finding, error) {
 	err := known(s)
 	if err == nil {
 		err = db.View(ctx, func(tx *sqldb.Tx) (err error) {
-			f, err = inspect(ctx, tx, db.Dialect(), s)
+			f, err = inspect(ctx, tx, db, s)
 			return err
 		})
 	}
@@ -58,12 +58,18 @@ func Inspect(ctx context.Context, db *sqldb.DB, s Schema) (*Finding, error) {
 	return f, nil
 }
 
-// Adopt makes the tables of s ready for the stores, in one transaction: it
-// creates those that are missing, mends what keeps them from being used, and
-// makes our additions, as far as our role has the right to. What is left to do
-// is in the Finding; the programs can work without it. If all is there nothing is changed, and
-// no right but to read is needed. An existing schema_migrations is not touched,
-// except to count on from a right version when a table of the next was created.
+// Adopt makes the tables of s ready for the stores: it creates those that are
+// missing, mends what keeps them from being used, and makes our additions, as far
+// as our role has the right to. What is left to do is in the Finding; the programs
+// can work without it. If all is there nothing is changed, and no right but to
+// read is needed. An existing schema_migrations is not touched, except to count
+// on from a right version when a table of the next was created.
+//
+// New tables are made in one transaction. What changes a table that others may be
+// writing to is done after that, each in a transaction of its own, which waits
+// for the table a fraction of a second at a time: those who write wait no longer.
+// Where the table cannot be had within a few tries, since somebody vacuums it,
+// say, the gap stays, and its Tried says who is in the way.
 //
 // The error wraps ErrShape as that of Inspect, sqldb.ErrRights if something that
 // the stores need cannot be made with our rights (the text holds the SQL), and
@@ -78,13 +84,15 @@ func Adopt(ctx context.Context, db *sqldb.DB, s Schema) (*Finding, error) {
 }
 
 // Migrate does what Adopt does and sets schema_migrations right, so that
-// upstream's migration tool finds nothing to do, all in one transaction. It
-// returns what it did, in words. Upstream's tool must not be at work: Migrate
-// waits for it a few seconds, then gives up with storage.ErrUnavailable.
+// upstream's migration tool finds nothing to do. It returns what it did, in words,
+// also with an error.
+// It is more patient than Adopt: for a table that somebody has locked it tries
+// for MigrateWait. Upstream's tool must not be at work: Migrate waits for it a few
+// seconds, then gives up with storage.ErrUnavailable.
 func Migrate(ctx context.Context, db *sqldb.DB, s Schema) (f *Finding, did []string, err error) {
 	f, did, err = change(ctx, db, s, true)
 	if err != nil {
-		return f, nil, fmt.Errorf("migrating the %s tables: %w", s, err)
+		return f, did, fmt.Errorf("migrating the %s tables: %w", s, err)
 	}
 	return f, did, nil
 }
@@ -116,129 +124,27 @@ func known(s Schema) error {
 	return nil
 }
 
-func inspect(ctx context.Context, q sqldb.Querier, d sqldb.Dialect, s Schema) (*Finding, error) {
-	if d == sqldb.Postgres {
-		return inspectPostgres(ctx, q, s)
+func inspect(ctx context.Context, q sqldb.Querier, db *sqldb.DB, s Schema) (*Finding, error) {
+	if db.Dialect() != sqldb.Postgres {
+		return inspectSQLite(ctx, q, s)
 	}
-	return inspectSQLite(ctx, q, s)
+	f, err := inspectPostgres(ctx, q, s)
+	f.where = flags(db.Server())
+	return f, err
 }
 
-// change closes gaps; with all set, those too that only Migrate closes.
-func change(ctx context.Context, db *sqldb.DB, s Schema, all bool) (*Finding, []string, error) {
-	f, err := Inspect(ctx, db, s)
-	if err != nil {
-		return f, nil, err
+// flags are those by which psql, run here, finds the server. That of this machine
+// it finds itself, and is then believed without a password more often.
+func flags(host string, port int) string {
+	s := ""
+	if ip := net.ParseIP(host); host != "" && host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		s = " -h " + shell(host)
 	}
-	if g := f.blocked(); g != nil {
-		return f, nil, f.refusal(*g)
+	if port != 5432 {
+		s += fmt.Sprintf(" -p %d", port)
 	}
-	if f.ReadOnly || len(f.starting()) == 0 && (!all || !f.closable()) {
-		return f, nil, nil
-	}
-	var did []string
-	err = db.Tx(ctx, func(tx *sqldb.Tx) error {
-		did = nil
-		if err := lock(ctx, tx, f); err != nil {
-			return err
-		}
-		// Look again: another replica may have been faster.
-		before, err := inspect(ctx, tx, db.Dialect(), s)
-		if err != nil {
-			return err
-		}
-		if g := before.blocked(); g != nil {
-			return before.refusal(*g)
-		}
-		if did, err = before.close(ctx, tx, all); err != nil {
-			return err
-		}
-		f, err = inspect(ctx, tx, db.Dialect(), s)
-		return err
-	})
-	return f, did, err
+	return s
 }
-
-// refusal is the error for a gap that we may not close and cannot do without.
-func (f *Finding) refusal(g Gap) error {
-	if f.ReadOnly {
-		return fmt.Errorf("%w: %s, and the database is read-only, perhaps a standby: name its primary in storage.db_url", storage.ErrUnavailable, g.What)
-	}
-	return fmt.Errorf("%w: %s: %s; role %s has no right to mend it: as role %s run %s", sqldb.ErrRights, g.What, g.Means, f.Role, g.Owner, f.Command(g))
-}
-
-// lock keeps other replicas, and upstream's migration tool, from the schema
-// until the transaction ends.
-func lock(ctx context.Context, tx *sqldb.Tx, f *Finding) error {
-	if f.Versions == nil {
-		return nil // SQLite has locked the file
-	}
-	// Another replica may be at it for long, building an index; ctx alone
-	// bounds the wait for it. For other locks the bound stays: those who
-	// wait for a table have all its writers wait behind them.
-	if _, err := tx.Exec(ctx, `set local lock_timeout = 0`); err != nil {
-		return err
-	}
-	if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock($1)`, int64(lockKey)); err != nil {
-		return err
-	}
-	if _, err := tx.Exec(ctx, `set local lock_timeout = '`+sqldb.LockTimeout+`'`); err != nil {
-		return err
-	}
-	for _, id := range toolLocks(f.Database, f.Home) {
-		if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock($1)`, id); err != nil {
-			return fmt.Errorf("waiting for upstream's migration tool, which is at work on this database: %w", err)
-		}
-	}
-	_, err := tx.Exec(ctx, `select set_config('search_path', quote_ident($1) || ', ' || current_setting('search_path'), true)`, f.Home)
-	return err
-}
-
-// close runs the statements of the gaps, and says which it has closed. Our
-// additions are tried: with rights that we could not see to be missing, the
-// program does without them.
-func (f *Finding) close(ctx context.Context, tx *sqldb.Tx, all bool) ([]string, error) {
-	var did []string
-	created := false
-	for _, g := range f.Gaps {
-		if g.Owner != "" || g.repair && !all {
-			continue
-		}
-		done, err := g.close(ctx, tx)
-		if err != nil {
-			return nil, fmt.Errorf("mending that %s: %w", g.What, err)
-		}
-		if done {
-			did = append(did, g.did())
-			created = created || g.table != ""
-		}
-	}
-	if created && f.Versions != nil && !all {
-		return did, advance(ctx, tx, f.Schema, f)
-	}
-	return did, nil
-}
-
-func (g Gap) close(ctx context.Context, tx *sqldb.Tx) (bool, error) {
-	if !g.Required {
-		if _, err := tx.Exec(ctx, `savepoint gap`); err != nil {
-			return false, err
-		}
-	}
-	for _, s := range g.SQL {
-		_, err := tx.Exec(ctx, s)
-		if errors.Is(err, sqldb.ErrRights) && !g.Required {
-			_, err = tx.Exec(ctx, `rollback to savepoint gap`)
-			return false, err
-		}
-		if err != nil {
-			return false, err
-		}
-	}
-	return true, nil
-}
-
-// did says that the gap is closed.
-func (g Gap) did() string { return "mended: " + g.What }
 
 func text(r *sql.Rows) (s string, err error) {
 	err = r.Scan(&s)

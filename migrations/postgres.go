@@ -2,6 +2,7 @@ package migrations
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -77,7 +78,10 @@ const relationQuery = `select json_build_object(
 	'Unique', (
 		select json_agg(u.columns) from (
 			select array_agg(a.attname::text order by a.attname::text) as columns
-			from pg_index i join pg_attribute a on a.attrelid = i.indrelid and a.attnum = any(i.indkey)
+			from pg_index i
+			-- From PostgreSQL 11 an index may hold further columns, behind those that are unique.
+			cross join lateral generate_series(0, coalesce((to_jsonb(i) ->> 'indnkeyatts')::int, i.indnatts) - 1) as k (n)
+			join pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[k.n]
 			where i.indrelid = c.oid and i.indisunique and i.indisvalid and i.indpred is null and i.indexprs is null
 			group by i.indexrelid) u),
 	'Sequence', (
@@ -167,25 +171,36 @@ func (p *postgres) bad(format string, args ...any) error {
 func (p *postgres) gap(g Gap) { p.f.Gaps = append(p.f.Gaps, g) }
 
 // elsewhere looks for the program's main table in schemas that statements do
-// not search. To make new tables beside them would hide all that is stored.
-// Whoever has set another search path than PostgreSQL's own, without that
-// schema, is believed.
+// not search. To make new tables beside one that holds rows would hide all that
+// is stored, without a word. An empty one does no harm, unless it is in a schema
+// that was meant to be searched.
 func (p *postgres) elsewhere(ctx context.Context) error {
 	main := tables[p.s][0].name
 	if p.found[main] != nil {
 		return nil
 	}
-	found, err := sqldb.Collect(ctx, p.q, text, `select n.nspname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
-		where c.relname = $1 and c.relkind in ('r', 'p') and n.nspname not like 'pg\_%' and n.nspname <> 'information_schema' order by 1`, main)
-	if err != nil || len(found) == 0 {
+	type place struct {
+		schema string
+		used   bool
+	}
+	// Its size can be asked for without any right to the table.
+	found, err := sqldb.Collect(ctx, p.q, func(r *sql.Rows) (x place, err error) {
+		err = r.Scan(&x.schema, &x.used)
+		return x, err
+	}, `select n.nspname::text, c.relkind = 'p' or coalesce(pg_relation_size(c.oid), 0) > 0 from pg_class c join pg_namespace n on n.oid = c.relnamespace
+		where c.relname = $1 and c.relkind in ('r', 'p') and n.nspname not like 'pg\_%' and n.nspname <> 'information_schema' order by 2 desc, 1`, main)
+	if err != nil {
 		return err
 	}
-	if p.session.Path == `"$user", public` || strings.Contains(p.session.Path, found[0]) {
-		return p.bad(`table %s is in the database schema %s, where role %s does not look or may not: as the owner run `+
-			`grant usage on schema %[4]s to %[5]s; alter role %[5]s in database %[6]s set search_path = %[4]s`,
-			main, found[0], p.session.Role, quote(found[0]), quote(p.session.Role), quote(p.session.Database))
+	for _, x := range found {
+		if x.used || p.session.Path == `"$user", public` || strings.Contains(p.session.Path, x.schema) {
+			return p.bad(`table %s is in the database schema %s, where role %s does not look or may not (its search_path is %[7]s): as the owner run `+
+				`grant usage on schema %[4]s to %[5]s; alter role %[5]s in database %[6]s set search_path = %[4]s; `+
+				`or, if those are another installation's tables, give this one a database of its own`,
+				main, x.schema, p.session.Role, quote(x.schema), quote(p.session.Role), quote(p.session.Database), p.session.Path)
+		}
+		p.f.Notes = append(p.f.Notes, fmt.Sprintf("the database schema %s, which is not on the search path, has an empty table %s too", x.schema, main))
 	}
-	p.f.Notes = append(p.f.Notes, fmt.Sprintf("the database schema %s, which is not on the search path, has a table %s too", found[0], main))
 	return nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -125,7 +126,10 @@ func TestAdoptShapes(t *testing.T) {
 					t.Errorf("rows of %s changed:\n%s", table, cmp.Diff(rows, after))
 				}
 			}
-			if versions != nil && !slices.Contains([]string{"server-mattes-first", "server-half-way"}, name) {
+			if name == "server-mattes-first" {
+				versions = append(versions, "(2)") // as the tool of that time would count on
+			}
+			if versions != nil {
 				if diff := cmp.Diff(versions, list(t, db, versionRows)); diff != "" {
 					t.Errorf("a start has changed schema_migrations:\n%s", diff)
 				}
@@ -259,11 +263,11 @@ func TestKilled(t *testing.T) {
 	}
 }
 
-// waitFor polls until the query says true; the test's deadline is the bound.
+// waitFor polls until the query says true.
 func waitFor(t *testing.T, db *sql.DB, query string) {
 	t.Helper()
-	for !slices.Equal(list(t, db, query), []string{"true"}) {
-		if t.Context().Err() != nil {
+	for deadline := time.Now().Add(30 * time.Second); !slices.Equal(list(t, db, query), []string{"true"}); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
 			t.Fatalf("never true: %s", query)
 		}
 	}

@@ -28,6 +28,10 @@ var kinds = map[string][]string{
 // upstreamVersion is what upstream's migration tool records for these tables.
 var upstreamVersion = map[Schema]int64{Server: 2, Signer: 1}
 
+// mysqlVersion is the highest number that it records on MySQL, whose migrations are
+// counted otherwise. Databases that were moved from there have kept it.
+var mysqlVersion = map[Schema]int64{Server: 5, Signer: 2}
+
 // tables are in the order in which they refer to each other; the first is the
 // one that tells whether there is a database of this program at all.
 var tables = map[Schema][]table{

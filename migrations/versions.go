@@ -21,6 +21,8 @@ type Versions struct {
 	HasDirty bool `json:"has_dirty"`
 	// Meaning says what upstream's tool, run on this database, would do.
 	Meaning string `json:"meaning"`
+
+	foreign bool // another program's table
 }
 
 // maxRows bounds what is read of schema_migrations.
@@ -62,8 +64,7 @@ func (p *postgres) versions(ctx context.Context) error {
 	i := slices.IndexFunc(r.Columns, func(a attribute) bool { return a.Name == "version" && slices.Contains(kinds["number"], a.Type) })
 	v.HasDirty = slices.ContainsFunc(r.Columns, func(a attribute) bool { return a.Name == "dirty" && a.Type == "bool" })
 	if i < 0 {
-		v.Meaning = "not a table of upstream's migration tool: it is left alone"
-		p.f.Notes = append(p.f.Notes, "schema_migrations is another program's")
+		p.foreign(v)
 		return nil
 	}
 	if !slices.Contains(r.Rights, "SELECT") {
@@ -91,6 +92,14 @@ func (p *postgres) judge(ctx context.Context, v *Versions, r *relation, target i
 	}, query, maxRows)
 	if err != nil {
 		return err
+	}
+	most := mysqlVersion[p.s]
+	if shared {
+		most = max(most, mysqlVersion[p.s.other()])
+	}
+	if len(rows) == maxRows || len(rows) > 0 && (rows[0].version < 0 || rows[len(rows)-1].version > most) {
+		p.foreign(v)
+		return nil
 	}
 	var wrong []string
 	for _, x := range rows {
@@ -137,6 +146,13 @@ func (p *postgres) judge(ctx context.Context, v *Versions, r *relation, target i
 	return nil
 }
 
+// foreign says that schema_migrations is no business of ours. Many programs have
+// a table of that name.
+func (p *postgres) foreign(v *Versions) {
+	v.foreign, v.Meaning = true, "not a table of upstream's migration tool: it is left alone"
+	p.f.Notes = append(p.f.Notes, "schema_migrations is another program's")
+}
+
 // reached is the version of upstream's migrations that the tables show.
 func (p *postgres) reached(target int64) int64 {
 	switch {
@@ -165,23 +181,36 @@ func (p *postgres) versionGap(v *Versions, r *relation, target int64) Gap {
 }
 
 // advance records a migration that we have just done in upstream's stead, as
-// its tool would: from a version that was right before. What was not right is
-// left to Migrate.
+// the tool would that has made the table: golang-migrate has one row, mattes/migrate
+// before it had no column dirty and a row for each version. It counts on from a
+// version that was right before; what was not is left to Migrate, and so is a
+// table that our role may not write to.
 func advance(ctx context.Context, tx *sqldb.Tx, s Schema, before *Finding) error {
 	v := before.Versions
-	if !v.Present || !v.HasDirty || len(v.Rows) > 1 || len(v.Rows) == 1 && strings.Contains(v.Rows[0], "dirty") {
+	if !v.Present || v.foreign || len(v.Rows) > 1 || len(v.Rows) == 1 && strings.Contains(v.Rows[0], "dirty") {
 		return nil
 	}
-	if len(v.Rows) == 1 {
-		_, err := tx.Exec(ctx, `update schema_migrations set version = $1 where version < $1`, upstreamVersion[s])
-		return err
+	if len(v.Rows) == 0 && slices.ContainsFunc(before.Tables, func(t Table) bool { return t.Present }) {
+		return nil
 	}
-	for _, t := range before.Tables {
-		if t.Present {
+	have, target := int64(0), upstreamVersion[s]
+	if len(v.Rows) == 1 {
+		if _, err := fmt.Sscan(v.Rows[0], &have); err != nil || have < 1 {
 			return nil
 		}
 	}
-	_, err := tx.Exec(ctx, `insert into schema_migrations (version, dirty) values ($1, false)`, upstreamVersion[s])
+	var list []string
+	switch {
+	case !v.HasDirty: // a row for each
+		for n := have + 1; n <= target; n++ {
+			list = append(list, fmt.Sprintf(`insert into schema_migrations (version) values (%d)`, n))
+		}
+	case have == 0:
+		list = []string{fmt.Sprintf(`insert into schema_migrations (version, dirty) values (%d, false)`, target)}
+	case have < target:
+		list = []string{fmt.Sprintf(`update schema_migrations set version = %d where version < %[1]d`, target)}
+	}
+	_, err := attempt(ctx, tx, list)
 	return err
 }
 

@@ -84,8 +84,11 @@ func newDBMigrate() *cobra.Command {
 		Short: "Create what the databases lack and set schema_migrations right",
 		Long: `Create missing tables, mend what keeps them from being used, make the additions
 of this project, and set schema_migrations right, so that upstream's migration
-tool finds nothing to do. One transaction for each database: all or nothing. The
-programs, and upstream's, may go on running; upstream's migration tool must not.
+tool finds nothing to do. New tables are made in one transaction; what changes a
+table that is in use follows, each in its own, and waits for the table a fraction of
+a second at a time, so that nobody who publishes waits longer. Where somebody keeps
+a table locked (VACUUM) it tries for a minute, and then says who. The programs, and
+upstream's, may go on running; upstream's migration tool must not.
 What was done is said, and what is left to the owner of the tables.
 
 With --sql nothing is changed: the statements are printed, for psql and a role

@@ -24,6 +24,10 @@ var ErrUnique = errors.New("unique constraint violated")
 // ErrRights is a statement that the role may not run. Time does not heal it.
 var ErrRights = errors.New("the database role lacks a right")
 
+// ErrLocked is a lock that another transaction did not give back in time. It comes
+// with storage.ErrUnavailable.
+var ErrLocked = errors.New("a lock is held by another transaction")
+
 var (
 	// errRetry: the whole transaction may be run again.
 	errRetry = errors.New("transaction has to be run again")
@@ -104,7 +108,7 @@ func fromPostgres(ctx context.Context, e *pq.Error, err error) error {
 		return t
 	case pqerror.LockNotAvailable:
 		t.note = "another transaction holds a lock for too long"
-		t.means = []error{storage.ErrUnavailable}
+		t.means = []error{storage.ErrUnavailable, ErrLocked}
 		return t
 	case pqerror.InsufficientPrivilege:
 		t.means = []error{ErrRights}

@@ -41,6 +41,7 @@ func (db *DB) openPostgres(c Config) error {
 	if c.Password != "" {
 		cfg.Password = c.Password
 	}
+	db.host, db.port = cfg.Host, int(cfg.Port)
 	db.write = sql.OpenDB(connector{cfg: cfg, percent: percent})
 	db.read = db.write
 	db.write.SetMaxOpenConns(c.MaxOpen)

@@ -62,6 +62,9 @@ type Config struct {
 	// MaxLifetime is after how long a connection is made anew (default 30
 	// minutes), so that load spreads again after a failover. PostgreSQL only.
 	MaxLifetime time.Duration
+	// ReadOnly opens the file as it is: not even its journal mode is changed.
+	// Whatever writes fails. SQLite only.
+	ReadOnly bool
 	// Now is the clock of created_at and updated_at; time.Now by default.
 	Now func() time.Time
 }
@@ -74,6 +77,8 @@ type DB struct {
 	read    *sql.DB // the same as write on PostgreSQL
 	write   *sql.DB
 	now     func() time.Time
+	host    string // of the first server; "" for SQLite
+	port    int
 }
 
 // Open opens the database and makes sure that it answers. The error wraps
@@ -131,6 +136,10 @@ func (db *DB) Close() error {
 	}
 	return err
 }
+
+// Server is where PostgreSQL is: a name, an address or the folder of its socket, and
+// the port. If several servers are named, it is the first. SQLite has none.
+func (db *DB) Server() (host string, port int) { return db.host, db.port }
 
 // Dialect says which database this is.
 func (db *DB) Dialect() Dialect { return db.dialect }

@@ -28,8 +28,10 @@ func (db *DB) openSQLite(c Config) error {
 	if err != nil {
 		return err
 	}
-	if err := createPrivate(path); err != nil {
-		return err
+	if !c.ReadOnly {
+		if err := createPrivate(path); err != nil {
+			return err
+		}
 	}
 	pool := func(extra url.Values) (*sql.DB, error) {
 		q := url.Values{
@@ -54,6 +56,15 @@ func (db *DB) openSQLite(c Config) error {
 		}
 		return sql.OpenDB(conn), nil
 	}
+	readers := min(c.MaxOpen, max(4, runtime.GOMAXPROCS(0)))
+	if c.ReadOnly {
+		if db.read, err = pool(url.Values{"mode": {"ro"}, "_query_only": {"on"}}); err != nil {
+			return err
+		}
+		db.read.SetMaxOpenConns(readers)
+		db.write = db.read
+		return nil
+	}
 	if db.write, err = pool(url.Values{"_journal_mode": {"WAL"}, "_txlock": {"immediate"}}); err != nil {
 		return err
 	}
@@ -61,7 +72,6 @@ func (db *DB) openSQLite(c Config) error {
 	if db.read, err = pool(url.Values{"_query_only": {"on"}}); err != nil {
 		return errors.Join(err, db.write.Close())
 	}
-	readers := min(c.MaxOpen, max(4, runtime.GOMAXPROCS(0)))
 	db.read.SetMaxOpenConns(readers)
 	db.read.SetMaxIdleConns(readers)
 	return nil

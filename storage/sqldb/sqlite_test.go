@@ -1,8 +1,11 @@
 package sqldb_test
 
 import (
+	"bytes"
 	"context"
+	"database/sql"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -223,5 +226,50 @@ func TestStamp(t *testing.T) {
 	db := open(t, sqldb.Config{Backend: "sqlite3", URL: filepath.Join(t.TempDir(), "x.db"), Now: func() time.Time { return at }})
 	if got, want := db.Now(), time.Date(2026, 3, 3, 20, 6, 7, 123_456_000, time.UTC); got != want {
 		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+// TestReadOnlyFile: a file that is only looked at stays what it is to the byte,
+// whatever its journal mode, and is not made.
+func TestReadOnlyFile(t *testing.T) {
+	for _, mode := range []string{"delete", "wal"} {
+		path := filepath.Join(t.TempDir(), "x.db")
+		person, err := sql.Open("sqlite", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := person.ExecContext(t.Context(), `pragma journal_mode = `+mode+`; create table x (n integer); insert into x values (7)`); err != nil {
+			t.Fatal(err)
+		}
+		if err := person.Close(); err != nil {
+			t.Fatal(err)
+		}
+		before, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		db, err := sqldb.Open(t.Context(), sqldb.Config{Backend: "sqlite3", URL: path, ReadOnly: true})
+		if err != nil {
+			t.Fatalf("%s: %v", mode, err)
+		}
+		if n, err := sqldb.One(t.Context(), db, scanText, `select n from x`); err != nil || n != "7" {
+			t.Errorf("%s: read %s: %v", mode, n, err)
+		}
+		if _, err := db.Exec(t.Context(), `insert into x values (8)`); err == nil {
+			t.Errorf("%s: written to", mode)
+		}
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+		if after, err := os.ReadFile(path); err != nil || !bytes.Equal(before, after) {
+			t.Errorf("%s: the file has changed (%v)", mode, err)
+		}
+	}
+	path := filepath.Join(t.TempDir(), "none.db")
+	if _, err := sqldb.Open(t.Context(), sqldb.Config{Backend: "sqlite3", URL: path, ReadOnly: true}); !errors.Is(err, storage.ErrUnavailable) {
+		t.Errorf("no file: %v", err)
+	}
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("it was made: %v", err)
 	}
 }

@@ -12,7 +12,7 @@ create index countersign_audit_gun_idx on countersign_audit (gun, id);
 -- Who may delete, or was tricked into it, must not be able to hide it. The owner
 -- can drop this trigger; an operator who wants to be safe from the program's own
 -- role makes the table under another one, and grants insert and select.
-create function countersign_audit_append_only() returns trigger language plpgsql set search_path = pg_catalog as $body$
+create or replace function countersign_audit_append_only() returns trigger language plpgsql set search_path = pg_catalog as $body$
 begin
     raise insufficient_privilege using message = 'the audit log can only be added to';
 end
