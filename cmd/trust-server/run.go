@@ -110,6 +110,7 @@ func (d *daemon) serve(ctx context.Context, signer *rpc.Client) error {
 	defer db.Close()
 	d.store = metadb.New(db.DB)
 	if !db.Audit {
+		d.Warn(ctx, "the audit log is off: it is not recorded who publishes and deletes, for its tables are missing or may not be used; what was said of the database tells how to mend that")
 		d.store = d.store.WithoutAudit()
 	}
 	publisher, err := publish.New(publish.Config{

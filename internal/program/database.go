@@ -53,12 +53,11 @@ func (p *Program) OpenDatabase(ctx context.Context, s config.Storage, schema mig
 		// No bound but the connection's own: an index on a large table takes
 		// its time, and other replicas wait for the one that makes it.
 		err = service.Retry(ctx, p.Log, "preparing the tables", transient, func(ctx context.Context) error {
+			prepare, done := migrations.Adopt, "tables adopted"
 			if !s.Migrate && db.temporary == "" {
-				found, err := migrations.Check(ctx, db.DB, schema)
-				db.Audit = err == nil && found.Audit
-				return err
+				prepare, done = migrations.Check, "tables checked"
 			}
-			found, err := migrations.Adopt(ctx, db.DB, schema)
+			found, err := prepare(ctx, db.DB, schema)
 			if err != nil {
 				return err
 			}
@@ -66,7 +65,7 @@ func (p *Program) OpenDatabase(ctx context.Context, s config.Storage, schema mig
 			for _, w := range found.Warnings() {
 				p.Warn(ctx, "database: "+w)
 			}
-			p.Log.InfoContext(ctx, "tables adopted", "shape", found.Shape, "database_version", found.Server)
+			p.Log.InfoContext(ctx, done, "shape", found.Shape, "database_version", found.Server)
 			return nil
 		})
 	}

@@ -115,3 +115,37 @@ func TestLatePassword(t *testing.T) {
 		}
 	}
 }
+
+// TestNotMigrated: with storage.migrate false the tables are not touched, and what
+// is missing is told all the same.
+func TestNotMigrated(t *testing.T) {
+	u := pgtest.URL(t)
+	run, _ := superuser(t, u)
+	p, _, _ := begin(t)
+	db, err := p.OpenDatabase(t.Context(), config.Storage{Backend: "postgres", DBURL: u, Migrate: true}, migrations.Server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	db.Close()
+	run(`drop table countersign_audit`, `drop trigger countersign_changefeed_order on changefeed`)
+	log := &journal{}
+	p, err = program.Begin("trust-x", nil, log, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		db, err = p.OpenDatabase(t.Context(), config.Storage{Backend: "postgres", DBURL: u}, migrations.Server)
+		if err != nil {
+			t.Fatal(err)
+		}
+		db.Close()
+		if db.Audit {
+			t.Error("an audit log without its table")
+		}
+	}
+	for _, word := range []string{"table countersign_audit is missing", "countersign_changefeed_order is not on table changefeed", "trust-admin db migrate --server-config FILE"} {
+		if !strings.Contains(log.String(), word) {
+			t.Errorf("not told: %q in\n%s", word, log)
+		}
+	}
+}
