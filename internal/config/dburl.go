@@ -15,13 +15,17 @@ import (
 // is tried as the end of the password, and what follows must be no more than
 // host, port, database and settings. If exactly one fits, that is it, nothing in
 // the password is decoded, and a warning tells what was taken for the host. If
-// none fits or several do, it is a fault: a guess could send the password to
+// none fits, and each '@' is in the value of a setting of a URL by the rules, it
+// is that. Else, if none fits or several do, it is a fault: a guess could send the password to
 // another host.
 
 // plainTail is what may follow the password, with nothing that would need encoding.
 var plainTail = regexp.MustCompile(`^((?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]|%2[Ff][A-Za-z0-9._%-]+)(?::[0-9]{1,5})?` +
 	`(?:,(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?)*)` +
 	`(/[A-Za-z0-9._$~-]+)(\?(?:[a-z_]+=[^&#@?]*(?:&[a-z_]+=[^&#@?]*)*)?)?$`)
+
+// settings are what may follow the question mark.
+var settings = regexp.MustCompile(`^[a-z_]+=[^&#?]*(&[a-z_]+=[^&#?]*)*$`)
 
 // A dbURL is the outcome of reading one.
 type dbURL struct {
@@ -61,6 +65,9 @@ func readDBURL(raw string) dbURL {
 		})
 	}
 	switch {
+	case len(found) == 0 && err == nil && u.User != nil && u.Host != "" && u.Fragment == "" && !strings.HasSuffix(raw, "#") &&
+		!strings.Contains(u.EscapedPath(), "@") && settings.MatchString(u.RawQuery):
+		return dbURL{text: raw} // the '@' is in the value of a setting, and can be nothing else
 	case len(found) == 0:
 		return dbURL{problem: "it is not a valid URL"}
 	case len(found) > 1:

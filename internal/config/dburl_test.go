@@ -48,6 +48,8 @@ func TestPasswordInURL(t *testing.T) {
 		{"postgresql://server:a/b@[::1]:5432/db", "a/b", "[::1]:5432", "/db"},
 		{"postgres://server:a/b@one:1,two:2/db", "a/b", "one:1,two:2", "/db"},
 		{"postgres://host/db", "", "host", "/db"},
+		{"postgres://server:p%40ss@host:5432/db?application_name=trust@site&sslmode=disable", "p@ss", "host:5432", "/db"},
+		{"postgres://server:word@host/db?options=-c%20search_path=a@b", "word", "host", "/db"},
 	} {
 		got, r := dbURL(t, dir, test.raw)
 		if f := dbFaults(r); f != "" {
@@ -69,8 +71,10 @@ func TestPasswordInURL(t *testing.T) {
 		}
 	}
 	for _, raw := range []string{
-		"postgres://server:a@one/x@other/db",     // by the rules one, else other
-		"postgres://server:a#b@one/db?x=1@other", // no tail fits
+		"postgres://server:a@one/x@other/db",      // by the rules one, else other
+		"postgres://server:a#b@one/db?x=1@other",  // no tail fits
+		"postgres://server:a@one/db?x=1@other/db", // a setting, or the end of the password
+		"postgres://server:a@one/db?1@other",      // no setting
 		"postgres://server:a/b@ho st/db",
 		"postgres://:a/b@host/db",
 		"postgres://server:a/b",
