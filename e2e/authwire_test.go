@@ -53,9 +53,11 @@ type wireCase struct {
 	method        string // GET if empty
 	path          string // for reading the private GUN if empty
 	authorization string // the header; none if empty
-	status        int
-	problem       string // of the challenge: "", "invalid_token" or "insufficient_scope"
-	need          []need // pull on the private GUN if empty
+	// mint, if set, makes the header when the case is judged: tokens do not live long.
+	mint    func(t *testing.T) string
+	status  int
+	problem string // of the challenge: "", "invalid_token" or "insufficient_scope"
+	need    []need // pull on the private GUN if empty
 	// upstreamDiffers says why upstream's server takes it for an invalid token,
 	// or the other way round.
 	upstreamDiffers string
@@ -67,9 +69,9 @@ func (a *authStack) testWire(t *testing.T) {
 	t.Parallel()
 	gun := cliHost + "/" + privateProject + "/wire"
 	a.newPublisher(t, 0, gun, newKeys()).initialize(t, true)
-	cases := append(a.goodTokens(t, gun), a.badTokens(t, gun)...)
-	cases = append(cases, malformedTokens(a.ts.token(t, reader, nil, "repository:"+gun+":pull"))...)
-	cases = append(cases, a.insufficient(t, gun)...)
+	cases := append(a.goodTokens(gun), a.badTokens(gun)...)
+	cases = append(cases, a.malformedTokens(gun)...)
+	cases = append(cases, a.insufficient(gun)...)
 	for _, c := range cases {
 		if c.path == "" {
 			c.path = "/v2/" + gun + "/_trust/tuf/root.json"
@@ -78,6 +80,9 @@ func (a *authStack) testWire(t *testing.T) {
 			c.need = needs("repository", gun, "pull")
 		}
 		t.Run(c.name, func(t *testing.T) {
+			if c.mint != nil {
+				c.authorization = c.mint(t)
+			}
 			got := a.judge(t, byHarbor, c)
 			if diff := cmp.Diff(a.want(c), got, cmp.AllowUnexported(verdict{})); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
@@ -200,28 +205,36 @@ func (a *authStack) bearer(t *testing.T, p person, gun string, words ...string) 
 	return "Bearer " + a.ts.token(t, p, words, "repository:"+gun+":pull")
 }
 
+// bearerLater is bearer for wireCase.mint.
+func (a *authStack) bearerLater(p person, gun string, words ...string) func(*testing.T) string {
+	return func(t *testing.T) string { t.Helper(); return a.bearer(t, p, gun, words...) }
+}
+
+// later is the same for any scopes.
+func (a *authStack) later(p person, scopes ...string) func(*testing.T) string {
+	return func(t *testing.T) string { t.Helper(); return "Bearer " + a.ts.token(t, p, nil, scopes...) }
+}
+
 // goodTokens are those of Harbor and of other token services.
-func (a *authStack) goodTokens(t *testing.T, gun string) []wireCase {
-	t.Helper()
+func (a *authStack) goodTokens(gun string) []wireCase {
 	var cases []wireCase
 	for _, words := range []string{"", "harbor-2.1.3", "harbor-1.10.6", "key-ec", "key-lapsed", "jwk", "key-ec,jwk", "x5c", "key-leaf,x5c", "just-expired", "nearly-early"} {
-		cases = append(cases, wireCase{name: "good " + words, authorization: a.bearer(t, reader, gun, words), status: 200})
+		cases = append(cases, wireCase{name: "good " + words, mint: a.bearerLater(reader, gun, words), status: 200})
 	}
-	lower := strings.Replace(a.bearer(t, reader, gun), "Bearer", "bearer", 1)
+	lower := func(t *testing.T) string { return strings.Replace(a.bearer(t, reader, gun), "Bearer", "bearer", 1) }
 	return append(cases,
-		wireCase{name: "good, scheme in lower case", authorization: lower, status: 200},
-		wireCase{name: "good aud-array", authorization: a.bearer(t, reader, gun, "aud-array"), status: 200,
+		wireCase{name: "good, scheme in lower case", mint: lower, status: 200},
+		wireCase{name: "good aud-array", mint: a.bearerLater(reader, gun, "aud-array"), status: 200,
 			upstreamDiffers: "the audience must be a string there"},
-		wireCase{name: "good kid-rfc7638", authorization: a.bearer(t, reader, gun, "kid-rfc7638"), status: 200,
+		wireCase{name: "good kid-rfc7638", mint: a.bearerLater(reader, gun, "kid-rfc7638"), status: 200,
 			upstreamDiffers: "a key is only known by libtrust's ID there"},
 		wireCase{name: "two entries", status: 200,
-			authorization: "Bearer " + a.ts.token(t, reader, nil, "repository:other/team/x:push,pull", "repository:"+gun+":pull")},
+			mint: a.later(reader, "repository:other/team/x:push,pull", "repository:"+gun+":pull")},
 	)
 }
 
 // badTokens are refused whatever they claim to grant: everything, here.
-func (a *authStack) badTokens(t *testing.T, gun string) []wireCase {
-	t.Helper()
+func (a *authStack) badTokens(gun string) []wireCase {
 	var cases []wireCase
 	for _, words := range []string{
 		"expired", "early", "audience", "issuer", "none", "hs256-public", "hs256-cert", "truncated", "stranger", "impostor",
@@ -229,42 +242,55 @@ func (a *authStack) badTokens(t *testing.T, gun string) []wireCase {
 		"x5c,impostor", "x5c,stranger", "x5c,expired", "key-lapsed,x5c", "key-leaf,x5c,stranger", "jwk,impostor", "jwk,stranger", "jwk,none",
 		"kid-rfc7638,impostor", "aud-array,audience", "harbor-1.10.6,expired",
 	} {
-		cases = append(cases, wireCase{name: "bad " + words, authorization: a.bearer(t, admin, gun, words), status: 401, problem: "invalid_token"})
+		cases = append(cases, wireCase{name: "bad " + words, mint: a.bearerLater(admin, gun, words), status: 401, problem: "invalid_token"})
 	}
 	return cases
 }
 
 // malformedTokens are cut, glued or repeated out of a good one, or are none.
-func malformedTokens(good string) []wireCase {
-	p := strings.Split(good, ".")
-	cases := []wireCase{
-		{name: "no header", authorization: ""},
-		{name: "another scheme", authorization: "Basic " + reader.basic()},
-		{name: "scheme alone", authorization: "Bearer"},
-		{name: "three words", authorization: "Bearer " + good + " " + good},
-		{name: "token alone", authorization: good},
-	}
-	for name, token := range map[string]string{
-		"two parts": p[0] + "." + p[1], "four parts": good + "." + p[2], "no signature": p[0] + "." + p[1] + ".", "no claims": p[0] + ".." + p[2],
-		"no header part": "." + p[1] + "." + p[2], "cut claims": p[0] + "." + p[1][:len(p[1])/2] + "." + p[2], "header cut to one letter": p[0][:1] + "." + p[1] + "." + p[2],
-		"other claims": p[0] + "." + p[1][:20] + "A" + p[1][21:] + "." + p[2], "cut in half": good[:len(good)/2], "no token at all": "x", "base64 of nothing": "..",
-		"half a signature": p[0] + "." + p[1] + "." + p[2][:len(p[2])/2], "plus and slash": p[0] + "." + p[1] + ".++//", "long": p[0] + "." + p[1] + "." + strings.Repeat("A", 20000),
+func (a *authStack) malformedTokens(gun string) []wireCase {
+	var cases []wireCase
+	for name, header := range map[string]func(good string) string{
+		"no header":      func(string) string { return "" },
+		"another scheme": func(string) string { return "Basic " + reader.basic() },
+		"scheme alone":   func(string) string { return "Bearer" },
+		"three words":    func(good string) string { return "Bearer " + good + " " + good },
+		"token alone":    func(good string) string { return good },
 	} {
-		cases = append(cases, wireCase{name: name, authorization: "Bearer " + token, problem: "invalid_token"})
+		cases = append(cases, wireCase{name: name, status: 401, mint: func(t *testing.T) string {
+			return header(strings.TrimPrefix(a.bearer(t, reader, gun), "Bearer "))
+		}})
 	}
-	for i := range cases {
-		cases[i].status = 401
+	for name, token := range map[string]func(good string, p []string) string{
+		"two parts":                func(_ string, p []string) string { return p[0] + "." + p[1] },
+		"four parts":               func(good string, p []string) string { return good + "." + p[2] },
+		"no signature":             func(_ string, p []string) string { return p[0] + "." + p[1] + "." },
+		"no claims":                func(_ string, p []string) string { return p[0] + ".." + p[2] },
+		"no header part":           func(_ string, p []string) string { return "." + p[1] + "." + p[2] },
+		"cut claims":               func(_ string, p []string) string { return p[0] + "." + p[1][:len(p[1])/2] + "." + p[2] },
+		"header cut to one letter": func(_ string, p []string) string { return p[0][:1] + "." + p[1] + "." + p[2] },
+		"other claims":             func(_ string, p []string) string { return p[0] + "." + p[1][:20] + "A" + p[1][21:] + "." + p[2] },
+		"cut in half":              func(good string, _ []string) string { return good[:len(good)/2] },
+		"no token at all":          func(string, []string) string { return "x" },
+		"base64 of nothing":        func(string, []string) string { return ".." },
+		"half a signature":         func(_ string, p []string) string { return p[0] + "." + p[1] + "." + p[2][:len(p[2])/2] },
+		"plus and slash":           func(_ string, p []string) string { return p[0] + "." + p[1] + ".++//" },
+		"long":                     func(_ string, p []string) string { return p[0] + "." + p[1] + "." + strings.Repeat("A", 20000) },
+	} {
+		cases = append(cases, wireCase{name: name, status: 401, problem: "invalid_token", mint: func(t *testing.T) string {
+			good := strings.TrimPrefix(a.bearer(t, reader, gun), "Bearer ")
+			return "Bearer " + token(good, strings.Split(good, "."))
+		}})
 	}
 	return cases
 }
 
 // insufficient are good tokens for something else, and requests without any.
-func (a *authStack) insufficient(t *testing.T, gun string) []wireCase {
-	t.Helper()
+func (a *authStack) insufficient(gun string) []wireCase {
 	tuf := "/v2/" + gun + "/_trust/tuf/"
 	push, all := needs("repository", gun, "push", "pull"), needs("repository", gun, "*")
-	other := "Bearer " + a.ts.token(t, admin, nil, "repository:"+gun+"/more:pull", "repository:"+cliHost+"/team:pull")
-	ofCatalog := "Bearer " + a.ts.token(t, operator, nil, "registry:catalog:*")
+	other := a.later(admin, "repository:"+gun+"/more:pull", "repository:"+cliHost+"/team:pull")
+	ofCatalog := a.later(operator, "registry:catalog:*")
 	asks := []wireCase{
 		{name: "publish", method: "POST", path: tuf, need: push},
 		{name: "key", path: tuf + "timestamp.key", need: push},
@@ -279,24 +305,24 @@ func (a *authStack) insufficient(t *testing.T, gun string) []wireCase {
 	}
 	var cases []wireCase
 	for _, c := range asks {
-		with := func(who, authorization, problem string) {
+		with := func(who string, mint func(*testing.T) string, problem string) {
 			c := c
-			c.name, c.authorization, c.problem, c.status = c.name+" "+who, authorization, problem, 401
+			c.name, c.mint, c.problem, c.status = c.name+" "+who, mint, problem, 401
 			cases = append(cases, c)
 		}
-		with("without a token", "", "")
+		with("without a token", nil, "")
 		switch {
 		case c.need[0].Action == "push":
-			with("by nobody", a.bearer(t, nobody, gun), "insufficient_scope")
+			with("by nobody", a.bearerLater(nobody, gun), "insufficient_scope")
 		case c.need[0].Type == "repository":
-			with("by who may push, pull and delete", a.bearer(t, admin, gun, "harbor-2.1.3"), "insufficient_scope")
+			with("by who may push, pull and delete", a.bearerLater(admin, gun, "harbor-2.1.3"), "insufficient_scope")
 		}
 		if c.need[0].Action == "*" {
-			with("by a reader", a.bearer(t, reader, gun), "insufficient_scope")
+			with("by a reader", a.bearerLater(reader, gun), "insufficient_scope")
 		}
 	}
 	for _, p := range []person{nobody, anonymous} {
-		cases = append(cases, wireCase{name: "read by " + p.String(), authorization: a.bearer(t, p, gun), status: 401, problem: "insufficient_scope"})
+		cases = append(cases, wireCase{name: "read by " + p.String(), mint: a.bearerLater(p, gun), status: 401, problem: "insufficient_scope"})
 	}
 	odd := func(name string) wireCase {
 		return wireCase{name: "GUN " + name, path: "/v2/" + cliHost + "/team/" + url.PathEscape(name) + "/_trust/tuf/root.json", status: 401,
@@ -305,12 +331,12 @@ func (a *authStack) insufficient(t *testing.T, gun string) []wireCase {
 	foreign := odd("größe")
 	foreign.upstreamDiffers = "headers of HTTP/2 are ASCII: there the letters are sent as they are"
 	return append(cases, odd(`a"b`), odd(`a\b`), odd("a,b"), foreign,
-		wireCase{name: "read with a token for other GUNs", authorization: other, status: 401, problem: "insufficient_scope"},
-		wireCase{name: "read with one for the catalog", authorization: ofCatalog, status: 401, problem: "insufficient_scope"},
-		wireCase{name: "changes of a GUN", path: "/v2/" + gun + "/_trust/changefeed?records=10", authorization: a.bearer(t, reader, gun), status: 200},
-		wireCase{name: "ping with the catalog", path: "/v2/", authorization: ofCatalog, need: catalog, status: 200},
-		wireCase{name: "changes with the catalog", path: "/v2/_trust/changefeed?records=10", authorization: ofCatalog, need: catalog, status: 200},
-		wireCase{name: "unknown route with the catalog", path: "/v3/", authorization: ofCatalog, need: catalog, status: 404},
+		wireCase{name: "read with a token for other GUNs", mint: other, status: 401, problem: "insufficient_scope"},
+		wireCase{name: "read with one for the catalog", mint: ofCatalog, status: 401, problem: "insufficient_scope"},
+		wireCase{name: "changes of a GUN", path: "/v2/" + gun + "/_trust/changefeed?records=10", mint: a.bearerLater(reader, gun), status: 200},
+		wireCase{name: "ping with the catalog", path: "/v2/", mint: ofCatalog, need: catalog, status: 200},
+		wireCase{name: "changes with the catalog", path: "/v2/_trust/changefeed?records=10", mint: ofCatalog, need: catalog, status: 200},
+		wireCase{name: "unknown route with the catalog", path: "/v3/", mint: ofCatalog, need: catalog, status: 404},
 		wireCase{name: "health", path: "/_notary_server/health", status: 200},
 		wireCase{name: "metrics", path: "/metrics", status: 200},
 		wireCase{name: "PATCH", method: "PATCH", path: tuf, status: 405},
