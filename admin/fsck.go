@@ -220,13 +220,13 @@ func (s *Site) fsckPending(ctx context.Context, c FsckConfig) (list []Finding, e
 		}
 		return len(gun) >= len(c.Prefix) && string(gun[:len(c.Prefix)]) == c.Prefix
 	}
-	for after := tuf.KeyID(""); ; {
-		page, err := s.Metadata.Doomed(ctx, after, gunPage)
+	for q := (storage.DoomedQuery{Limit: gunPage}); ; {
+		page, err := s.Metadata.Doomed(ctx, q)
 		if err != nil {
 			return nil, err
 		}
 		for _, k := range page {
-			if after = k.ID; wanted(k.GUN) {
+			if q.After = k; wanted(k.GUN) {
 				list = append(list, finding(k.GUN, ClassKeyDoomed, Finding{Role: k.Role, Text: fmt.Sprintf("the signer may still have key %s of this repository, which was deleted", k.ID)}))
 			}
 		}

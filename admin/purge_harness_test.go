@@ -185,7 +185,7 @@ func (p *pair) read() (allRows, error) {
 	for _, c := range changes {
 		s.Changes = append(s.Changes, fmt.Sprintf("%s %d %s %s", c.GUN, c.Version, c.SHA256, c.Category))
 	}
-	doomed, err2 := p.meta.Doomed(p.Context(), "", 1000)
+	doomed, err2 := p.meta.Doomed(p.Context(), storage.DoomedQuery{Limit: 1000})
 	open, err3 := p.meta.Purges(p.Context(), metadb.PurgeQuery{Open: true, Limit: 1000})
 	s.Doomed, s.Open = len(doomed), len(open)
 	return s, errors.Join(err, err2, err3)

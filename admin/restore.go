@@ -173,7 +173,7 @@ func (s *Site) makeRoom(ctx context.Context, c RestoreConfig, r *archive.Reposit
 func (s *Site) restoreKeys(ctx context.Context, r *archive.Repository) (other []tuf.KeyID, err error) {
 	for _, k := range r.Keys {
 		if s.Recorded {
-			if err := s.Metadata.Buried(ctx, k.ID); err != nil {
+			if _, err := s.Metadata.Spare(ctx, r.GUN, []storage.DoomedKey{{GUN: k.GUN, Role: k.Role, ID: k.ID}}); err != nil {
 				return nil, err
 			}
 		}

@@ -104,12 +104,36 @@ type DoomedKey struct {
 	ID   tuf.KeyID // canonical
 }
 
+// A DoomedQuery selects a page of the doomed keys, in the order of GUN, ID and role.
+type DoomedQuery struct {
+	GUN   tuf.GUN // "" for all
+	After DoomedKey
+	Limit int // at most so many, > 0
+}
+
+// A Mark is a moment in the life of a GUN. The zero Mark is before its beginning.
+type Mark int64
+
 // A Graveyard remembers the keys of deleted repositories until the signer has
 // deleted them: the two databases cannot be written to together.
+//
+// A repository can come back with the root that it had, and so with its keys.
+// Who begins a repository, or has its root list keys anew, spares these before
+// they sign, and hands on the Mark with the Set; who deletes a key does so in
+// Bury. So no repository is left with a key that is deleted. Either Spare is
+// first: then Bury finds that the key is not doomed. Or Bury is: then Spare has
+// waited for it, and the signer refuses to sign with what it has not. If the key
+// is doomed again after Spare, the GUN has been deleted since: a Set with a Base
+// is then stale, and one without has a Mark that is no longer the last.
 type Graveyard interface {
-	// Doomed lists at most limit keys that were listed by roots of repositories
-	// which have been deleted, with IDs behind after.
-	Doomed(ctx context.Context, after tuf.KeyID, limit int) ([]DoomedKey, error)
-	// Buried forgets the key.
-	Buried(ctx context.Context, id tuf.KeyID) error
+	// Doomed lists keys that were listed by roots of repositories which have
+	// been deleted.
+	Doomed(ctx context.Context, q DoomedQuery) ([]DoomedKey, error)
+	// Bury calls remove, and forgets k if that succeeds. If k is not doomed it
+	// does nothing; if the current root of its GUN lists k, it only forgets it.
+	// remove may be called again, has a few seconds, and must not use the database.
+	Bury(ctx context.Context, k DoomedKey, remove func(context.Context) error) error
+	// Spare forgets keys of gun, which somebody is about to use again, after
+	// having waited for who is burying them.
+	Spare(ctx context.Context, gun tuf.GUN, keys []DoomedKey) (Mark, error)
 }

@@ -83,6 +83,9 @@ type Set struct {
 	// What an earlier life of such a role left stored is removed, so that a
 	// delegation that was removed can start again at version 1.
 	Revived []tuf.RoleName
+	// Mark, with a nil Base, is what Graveyard.Spare has returned. If the GUN has
+	// been published or deleted since, the set is stale. nil: that is not asked.
+	Mark *Mark
 	// Event is written to the audit log together with the set; nil for a
 	// renewal. GUN and Roles are filled in by the store.
 	Event *Event
@@ -135,8 +138,8 @@ type MetadataStore interface {
 	// ErrVersionConflict if for one of the files that role has an equal or higher version
 	// stored (of a role not Revived; the set's own snapshot and timestamp excepted, see ErrStale),
 	// ErrStale if Base is no longer the newest timestamp, or (Base nil) if the
-	// GUN has one by now. Both are decided by the statement that writes, not
-	// by a look before it. On a GUN without a timestamp but with a root, targets
+	// GUN has one by now, or there was something since Mark. All are decided by
+	// the transaction that writes, not by a look before it. On a GUN without a timestamp but with a root, targets
 	// or snapshot it returns ErrDamaged, whatever Base is: the name is taken until
 	// somebody who may do so mends or deletes it. What else a GUN without these
 	// four has stored is debris of hand-typed SQL: a set with nil Base removes it.

@@ -25,6 +25,11 @@ const (
 // client did, and always the timestamp.
 func (p *Publisher) complete(ctx context.Context, c *checked) (storage.Set, error) {
 	set := storage.Set{GUN: c.gun, Files: c.files, Revived: c.revived}
+	mark, err := p.spare(ctx, c.gun, c.fresh)
+	if err != nil {
+		return set, err
+	}
+	set.Mark = mark
 	if err := p.checkFresh(ctx, c.gun, c.fresh); err != nil {
 		return set, rejectKey(c.gun, err)
 	}

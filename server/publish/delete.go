@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
+	"time"
 
 	"countersign/storage"
 	"countersign/tuf"
@@ -12,6 +12,13 @@ import (
 
 // doomedPage is how many keys of deleted repositories are looked at together.
 const doomedPage = 200
+
+const (
+	// buryTime is how long the client of a deletion waits for the keys to go.
+	buryTime = 10 * time.Second
+	// maxBuryErrors is how many keys an error of Bury names.
+	maxBuryErrors = 5
+)
 
 // Delete removes all of gun, and has the signer delete the keys that its roots
 // listed for snapshot and timestamp; it reports whether there was anything.
@@ -24,80 +31,91 @@ func (p *Publisher) Delete(ctx context.Context, gun tuf.GUN) (bool, error) {
 	if err != nil || !deleted || p.cfg.Archivist == nil {
 		return deleted, err
 	}
-	if err := p.bury(ctx, func(k storage.DoomedKey) bool { return k.GUN == gun }); err != nil {
+	ctx, cancel := context.WithTimeout(ctx, buryTime)
+	defer cancel()
+	if err := p.bury(ctx, gun); err != nil {
 		p.cfg.Log.WarnContext(ctx, "the signer still has keys of a deleted repository; they are deleted later", "gun", string(gun), "error", err)
 	}
 	return true, nil
 }
 
 // Bury has the signer delete all keys of deleted repositories that it may still
-// have. Any number of replicas may do so at once.
+// have. Any number of replicas may do so at once. A key that cannot be deleted
+// does not keep the others; the error names the first few of them.
 func (p *Publisher) Bury(ctx context.Context) error {
 	if p.cfg.Archivist == nil {
 		return nil
 	}
-	return p.bury(ctx, func(storage.DoomedKey) bool { return true })
+	err := p.bury(ctx, "")
+	if errors.Is(err, errors.ErrUnsupported) {
+		// It is asked again in the next round: ours may be put in its place.
+		p.cfg.Log.InfoContext(ctx, "the signer is upstream's, and keeps the keys of deleted repositories for now: "+
+			"trust-admin keys orphans deletes them", "error", err)
+		return nil
+	}
+	return err
 }
 
-func (p *Publisher) bury(ctx context.Context, which func(storage.DoomedKey) bool) error {
-	for after := tuf.KeyID(""); ; {
-		page, err := p.cfg.Archivist.Doomed(ctx, after, doomedPage)
-		if err != nil || len(page) == 0 {
-			return err
+// bury goes through the doomed keys of gun, or of all if it is "". It ends early
+// where the next key would not fare better.
+func (p *Publisher) bury(ctx context.Context, gun tuf.GUN) error {
+	var failed []error
+	n := 0
+	for q := (storage.DoomedQuery{GUN: gun, Limit: doomedPage}); ; {
+		page, err := p.cfg.Archivist.Doomed(ctx, q)
+		if err != nil {
+			return errors.Join(append(failed, err)...)
 		}
-		after = page[len(page)-1].ID
 		for _, k := range page {
-			if !which(k) {
+			err := p.buryOne(ctx, k)
+			if errors.Is(err, storage.ErrUnavailable) || errors.Is(err, errors.ErrUnsupported) || err != nil && ctx.Err() != nil {
+				return errors.Join(append(failed, err)...)
+			}
+			if err == nil {
 				continue
 			}
-			if err := p.buryOne(ctx, k); err != nil {
-				return err
+			if n++; n <= maxBuryErrors {
+				failed = append(failed, err)
 			}
 		}
-	}
-}
-
-func (p *Publisher) buryOne(ctx context.Context, k storage.DoomedKey) error {
-	listed, err := p.lists(ctx, k)
-	if err != nil {
-		return err
-	}
-	if !listed {
-		err := p.cfg.Signer.DeleteKey(ctx, k.GUN, k.Role, k.ID)
-		switch {
-		case errors.Is(err, storage.ErrKeyForbidden):
-			// A root can list any key; this one is somebody else's.
-		case errors.Is(err, errors.ErrUnsupported):
-			// Upstream's signer keeps its keys. trust-admin finds them.
-			p.cfg.Log.InfoContext(ctx, "the signer is not ours, and keeps the key of a deleted repository", "gun", string(k.GUN), "key_id", string(k.ID))
-		case err != nil:
-			return fmt.Errorf("deleting key %s: %w", k.ID, err)
+		if len(page) < doomedPage {
+			break
 		}
+		q.After = page[len(page)-1]
 	}
-	return p.cfg.Archivist.Buried(ctx, k.ID)
+	if n > maxBuryErrors {
+		failed = append(failed, fmt.Errorf("and %d more keys", n-maxBuryErrors))
+	}
+	return errors.Join(failed...)
 }
 
-// lists reports whether the current root of the key's GUN lists it: the
-// repository was published again, or restored, with its old root.
-func (p *Publisher) lists(ctx context.Context, k storage.DoomedKey) (bool, error) {
-	gen, err := p.cfg.Store.Generation(ctx, k.GUN, tuf.RoleRoot)
-	if errors.Is(err, storage.ErrNotFound) {
-		return false, nil
+// buryOne has the signer delete k while the store keeps everybody from using it:
+// see [storage.Graveyard]. A look before the call could not do that, since the
+// repository can come back, with its old root, between the two.
+func (p *Publisher) buryOne(ctx context.Context, k storage.DoomedKey) error {
+	return p.cfg.Archivist.Bury(ctx, k, func(ctx context.Context) error {
+		err := p.cfg.Signer.DeleteKey(ctx, k.GUN, k.Role, k.ID)
+		if errors.Is(err, storage.ErrKeyForbidden) {
+			return nil // a root can list any key; this one is somebody else's
+		}
+		return err
+	})
+}
+
+// spare makes sure that nobody deletes keys that a root lists anew, because they
+// were those of a repository that had the name. It comes before the signer is
+// asked for anything: from then on keys that are there stay there.
+func (p *Publisher) spare(ctx context.Context, gun tuf.GUN, fresh []listedKey) (*storage.Mark, error) {
+	if p.cfg.Archivist == nil || len(fresh) == 0 {
+		return nil, nil
 	}
+	var keys []storage.DoomedKey
+	for _, k := range fresh {
+		keys = append(keys, storage.DoomedKey{GUN: gun, Role: k.role, ID: k.canonical})
+	}
+	mark, err := p.cfg.Archivist.Spare(ctx, gun, keys)
 	if err != nil {
-		return false, fmt.Errorf("loading the root of %s: %w", k.GUN, err)
+		return nil, fmt.Errorf("publishing %s: %w", gun, err)
 	}
-	env, err := storedFile(gen, tuf.RoleRoot)
-	if err != nil {
-		return false, fmt.Errorf("loading the root of %s: %w", k.GUN, err)
-	}
-	root, err := env.Root()
-	if err != nil {
-		return false, fmt.Errorf("loading the root of %s: %w", k.GUN, err)
-	}
-	authority := root.Authority(k.Role)
-	return slices.ContainsFunc(authority.KeyIDs, func(id tuf.KeyID) bool {
-		canonical, err := authority.Keys[id].CanonicalID()
-		return err == nil && canonical == k.ID
-	}), nil
+	return &mark, nil
 }

@@ -16,7 +16,6 @@ import (
 	"countersign/storage/sqldb"
 	"countersign/storage/storagetest"
 	"countersign/tuf"
-	"countersign/tuf/tuftest"
 )
 
 func events(t *testing.T, s *metadb.Store, q storage.EventQuery) []storage.Event {
@@ -125,72 +124,6 @@ func TestAuditOnlyGrows(t *testing.T) {
 	}
 }
 
-// The keys of a deleted repository are remembered until somebody says that they
-// are gone.
-func TestDoomedKeys(t *testing.T) {
-	onBoth(t, func(t *testing.T, s *metadb.Store, _ func(string, ...any)) {
-		r := tuftest.New(t, "example.org/a", tuftest.Options{})
-		var want []storage.DoomedKey
-		for v := range tuf.Version(2) {
-			files := r.Files()
-			set := storage.Set{GUN: r.GUN}
-			if v > 0 {
-				g, err := s.Generation(t.Context(), r.GUN)
-				if err != nil {
-					t.Fatal(err)
-				}
-				set.Base = &g.Timestamp.Checksum
-			}
-			for _, role := range r.Roles() {
-				if v == 0 || role != tuf.RoleTargets {
-					set.Files = append(set.Files, storage.NewMetadata(role, v+1, files[role]))
-				}
-			}
-			if err := s.Publish(t.Context(), set); err != nil {
-				t.Fatal(err)
-			}
-			env, err := tuf.ParseEnvelope(files[tuf.RoleRoot])
-			if err != nil {
-				t.Fatal(err)
-			}
-			root, err := env.Root()
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, role := range []tuf.RoleName{tuf.RoleSnapshot, tuf.RoleTimestamp} {
-				for _, id := range root.Authority(role).KeyIDs {
-					k := storage.DoomedKey{GUN: r.GUN, Role: role, ID: id}
-					if v == 0 || role == tuf.RoleTimestamp {
-						want = append(want, k)
-					}
-				}
-			}
-			r.Rotate(tuf.RoleTimestamp)
-			r.Next(tuf.RoleRoot)
-		}
-		if doomed, err := s.Doomed(t.Context(), "", 10); err != nil || len(doomed) > 0 {
-			t.Errorf("before: %v, %v", doomed, err)
-		}
-		if _, err := s.Delete(t.Context(), r.GUN); err != nil {
-			t.Fatal(err)
-		}
-		byID := cmpopts.SortSlices(func(a, b storage.DoomedKey) bool { return a.ID < b.ID })
-		doomed, err := s.Doomed(t.Context(), "", 10)
-		if err != nil || cmp.Diff(want, doomed, byID) != "" {
-			t.Fatalf("%v: %s", err, cmp.Diff(want, doomed, byID))
-		}
-		if err := s.Buried(t.Context(), doomed[0].ID); err != nil {
-			t.Fatal(err)
-		}
-		if left, err := s.Doomed(t.Context(), "", 10); err != nil || cmp.Diff(doomed[1:], left) != "" {
-			t.Errorf("%v, %v", left, err)
-		}
-		if page, err := s.Doomed(t.Context(), doomed[1].ID, 1); err != nil || cmp.Diff(doomed[2:3], page) != "" {
-			t.Errorf("%v, %v", page, err)
-		}
-	})
-}
-
 // A database without our tables is served all the same.
 func TestWithoutAudit(t *testing.T) {
 	onBoth(t, func(t *testing.T, s *metadb.Store, typed func(string, ...any)) {
@@ -210,7 +143,7 @@ func TestWithoutAudit(t *testing.T) {
 		if ok, err := s.Delete(t.Context(), r.GUN); !ok || err != nil {
 			t.Error(ok, err)
 		}
-		if doomed, err := s.Doomed(t.Context(), "", 1); err != nil || len(doomed) > 0 {
+		if doomed, err := s.Doomed(t.Context(), storage.DoomedQuery{Limit: 1}); err != nil || len(doomed) > 0 {
 			t.Error(doomed, err)
 		}
 	})

@@ -18,8 +18,8 @@ import (
 const maxFiles = 4000
 
 // Publish implements storage.MetadataStore. In PostgreSQL it is one statement,
-// unless rows of an earlier life must go first; in SQLite, and then, a
-// transaction.
+// unless rows of an earlier life must go first, or the set has a Mark; in SQLite,
+// and then, a transaction.
 //
 // Why no two publishes on one base can both be stored: the version of a set's
 // timestamp is that of its base plus one, and (gun, timestamp, version) is
@@ -44,7 +44,7 @@ func (s *Store) publish(ctx context.Context, p *publish) error {
 	unsure := false // an earlier sending of the statement may have been kept
 	for try := range 4 {
 		stored, err := false, error(nil)
-		if try == 0 && s.db.Dialect() == sqldb.Postgres {
+		if try == 0 && s.db.Dialect() == sqldb.Postgres && p.Mark == nil {
 			query, args := p.statement()
 			var n int64
 			n, unsure, err = s.db.ExecUnsure(ctx, query, args...)
@@ -299,6 +299,9 @@ func (s *Store) inTx(ctx context.Context, tx *sqldb.Tx, p *publish) error {
 	if err := insert(ctx, tx, p); err != nil {
 		return err
 	}
+	if err := p.marked(ctx, tx); err != nil {
+		return err
+	}
 	if p.Event != nil {
 		if err := s.record(ctx, tx, *p.Event); err != nil {
 			return err
@@ -307,6 +310,21 @@ func (s *Store) inTx(ctx context.Context, tx *sqldb.Tx, p *publish) error {
 	return change(ctx, tx, p.now, storage.Change{
 		GUN: p.GUN, Version: p.timestamp.Version, SHA256: p.timestamp.Checksum.String(), Category: storage.ChangeUpdate,
 	})
+}
+
+// marked refuses a set whose GUN has lived and died since its Mark. It comes
+// after the insertion, whose unique constraint has waited for everybody else who
+// began the GUN: had he been first, and been deleted since, then the deletion has
+// committed, and this statement sees it. Who comes later waits for us.
+func (p *publish) marked(ctx context.Context, tx *sqldb.Tx) error {
+	if p.Mark == nil || p.Base != nil {
+		return nil
+	}
+	last, err := sqldb.One(ctx, tx, scanID, lastChange, string(p.GUN))
+	if err == nil && last != int64(*p.Mark) {
+		err = fmt.Errorf("%w: the repository was begun and deleted meanwhile", storage.ErrStale)
+	}
+	return err
 }
 
 func clear(ctx context.Context, tx *sqldb.Tx, p *publish) error {

@@ -75,10 +75,8 @@ func (s *Store) beginPurge(ctx context.Context, tx *sqldb.Tx, p Purge, rows []st
 	if err == nil {
 		err = s.record(ctx, tx, e)
 	}
-	for _, k := range keys {
-		if err == nil {
-			err = doom(ctx, tx, k)
-		}
+	if err == nil {
+		err = doom(ctx, tx, keys)
 	}
 	if err != nil {
 		return 0, err

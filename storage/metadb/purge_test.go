@@ -77,7 +77,7 @@ func TestPurgeSteps(t *testing.T) {
 		if last := feed[len(feed)-1]; len(left) != 0 || len(feed) != len(changes)+1 || last.Category != storage.ChangeDeletion {
 			t.Errorf("%d rows left, changes %+v", len(left), feed)
 		}
-		if list, err := s.Doomed(t.Context(), "", 10); err != nil || len(list) != 2 {
+		if list, err := s.Doomed(t.Context(), storage.DoomedQuery{Limit: 10}); err != nil || len(list) != 2 {
 			t.Errorf("doomed: %+v, %v", list, err)
 		}
 		open, err := s.Purges(t.Context(), metadb.PurgeQuery{GUN: purged, Open: true, Limit: 10})
@@ -110,7 +110,7 @@ func ends(t *testing.T, s *metadb.Store, id int64) {
 	}
 	open, err := s.Purges(t.Context(), metadb.PurgeQuery{Open: true, Limit: 10})
 	all, err2 := s.Purges(t.Context(), metadb.PurgeQuery{Limit: 10})
-	doomed, err3 := s.Doomed(t.Context(), "", 10)
+	doomed, err3 := s.Doomed(t.Context(), storage.DoomedQuery{Limit: 10})
 	if err := errors.Join(err, err2, err3); err != nil || len(open) != 0 || len(all) != 1 || all[0].Ended.IsZero() || len(doomed) != 0 {
 		t.Errorf("%+v, %+v, %+v, %v", open, all, doomed, err)
 	}
