@@ -114,7 +114,10 @@ func (c *changer) single(ctx context.Context, g Gap) error {
 			c.tried[g.What] = err.Error()
 			return nil
 		case !c.all && try >= adoptTries, c.all && time.Now().After(c.until):
-			c.tried[g.What] = fmt.Sprintf("table %s is in use: %s", g.alone, c.holders(ctx, g.alone))
+			c.tried[g.What] = err.Error()
+			if by := c.holders(ctx, g.alone); by != "" {
+				c.tried[g.What] = fmt.Sprintf("table %s is in use by %s", g.alone, by)
+			}
 			return nil
 		}
 		// Long enough for all who have queued up behind us to be done.
@@ -126,19 +129,17 @@ func (c *changer) single(ctx context.Context, g Gap) error {
 	}
 }
 
-// holders says who has locked the table against us, as far as our role may know.
+// holders says who has locked the table against us, as far as our role may know; ""
+// if nobody has, any more.
 func (c *changer) holders(ctx context.Context, table string) string {
 	list, err := sqldb.Collect(ctx, c.db, text, `select format('process %s (%s)', l.pid, coalesce(nullif(left(a.query, 60), ''), 'query unknown'))
 		from pg_locks l left join pg_stat_activity a on a.pid = l.pid
 		where l.relation = to_regclass($1) and l.database = (select d.oid from pg_database d where d.datname = current_database())
 			and l.granted and l.mode not in ('AccessShareLock', 'RowShareLock') order by l.pid limit 5`, table)
-	switch {
-	case err != nil:
-		return err.Error()
-	case len(list) == 0:
-		return "by somebody who has just ended"
+	if err != nil {
+		return ""
 	}
-	return "by " + clean(join(list))
+	return clean(join(list))
 }
 
 // transaction closes the gaps that take says. Each is looked for anew under the

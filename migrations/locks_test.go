@@ -104,7 +104,7 @@ func TestTableInUse(t *testing.T) {
 		t.Fatalf("the start: %v", r.err)
 	}
 	told := strings.Join(r.f.Warnings(), "\n")
-	for _, w := range []string{"countersign_delete_begins", "countersign_whole_delete", "table tuf_files is in use: by process", "as VACUUM", "trust-admin db migrate"} {
+	for _, w := range []string{"countersign_delete_begins", "countersign_whole_delete", "table tuf_files is in use by process", "as VACUUM", "trust-admin db migrate"} {
 		if !strings.Contains(told, w) {
 			t.Errorf("not told: %q in\n%s", w, told)
 		}

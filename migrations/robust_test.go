@@ -271,3 +271,28 @@ func TestScriptRoles(t *testing.T) {
 		})
 	}
 }
+
+// TestCommand: what the operator is told to run reaches the same server.
+func TestCommand(t *testing.T) {
+	t.Parallel()
+	u := field(t, "server-upstream")
+	parsed, err := url.Parse(u)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name, port := strings.TrimPrefix(parsed.Path, "/"), parsed.Port()
+	for host, want := range map[string]string{
+		"127.0.0.1": "psql -U o -d " + name + " -p " + port,
+		"localhost": "psql -U o -d " + name + " -p " + port,
+		"0.0.0.0":   "psql -U o -d " + name + " -h 0.0.0.0 -p " + port, // this machine, but not by such a name
+	} {
+		parsed.Host = host + ":" + port
+		f, err := migrations.Inspect(t.Context(), open(t, "postgres", parsed.String()), migrations.Server)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := f.Command(migrations.Gap{Owner: "o"}); !strings.HasSuffix(got, " --sql | "+want) {
+			t.Errorf("%s: %s", host, got)
+		}
+	}
+}
