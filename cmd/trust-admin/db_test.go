@@ -134,3 +134,28 @@ func TestDBFaults(t *testing.T) {
 		says(t, stdout+stderr, test.want...)
 	}
 }
+
+// TestCheckLeavesFile: a file of SQLite that another tool has left in its older
+// journal mode is looked at, and not changed for that.
+func TestCheckLeavesFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "server.db")
+	a, _ := dbConfigs(t, "sqlite3", file, "signer.db")
+	if code, stdout, stderr := runAdmin(t, "db", "migrate", "--server-config", a); code != 0 {
+		t.Fatalf("migrate ended with %d:\n%s%s", code, stdout, stderr)
+	}
+	before, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before[18], before[19] = 1, 1 // the format's mark of a rollback journal
+	if err := os.WriteFile(file, before, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	code, stdout, stderr := runAdmin(t, "db", "check", "--server-config", a)
+	if code != 0 {
+		t.Errorf("check ended with %d:\n%s%s", code, stdout, stderr)
+	}
+	if after, err := os.ReadFile(file); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("looking has changed the file (%v)", err)
+	}
+}
