@@ -31,6 +31,7 @@ func hold(t *testing.T, db *sql.DB, statements ...string) (tx *sql.Tx, end func(
 
 const (
 	storeFile  = `insert into tuf_files (gun, role, version, data, sha256) values ('q', 'timestamp', 99, 'x', 's')`
+	noWait     = `set local lock_timeout = '100ms'; ` // for what nobody should hold at all
 	storeEntry = `insert into changefeed (gun, version, sha256) values ('q', 99, 's')`
 )
 
@@ -57,6 +58,25 @@ func adopting(t *testing.T, u string, migrate bool) <-chan result {
 	return done
 }
 
+const waitsForFiles = `select count(*) > 0 from pg_locks where not granted and relation = 'tuf_files'::regclass`
+
+// printed is what psql has said and how it ended.
+type printed struct {
+	out string
+	err error
+}
+
+// running starts psql.
+func running(t *testing.T, u, script string) <-chan printed {
+	t.Helper()
+	done := make(chan printed, 1)
+	go func() {
+		out, err := tryPSQL(t, u, script)
+		done <- printed{out, err}
+	}()
+	return done
+}
+
 // TestOneLockAtATime: an adoption that waits, whatever it waits for, holds no table
 // that a publish wants. Here a publish is half way: it has its row in tuf_files, and
 // goes on to the changefeed while the adoption waits, once for tuf_files, once
@@ -64,7 +84,7 @@ func adopting(t *testing.T, u string, migrate bool) <-chan result {
 func TestOneLockAtATime(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct{ by, waits string }{
-		"table": {`select`, `select count(*) > 0 from pg_locks where not granted and relation = 'tuf_files'::regclass`},
+		"table": {`select`, waitsForFiles},
 		"function": {`create function countersign_delete_begins() returns trigger language plpgsql as 'begin return null; end'`,
 			`select count(*) > 0 from pg_locks where not granted and locktype = 'transactionid'`},
 	} {
@@ -76,7 +96,7 @@ func TestOneLockAtATime(t *testing.T) {
 			publish, _ := hold(t, db, storeFile)
 			done := adopting(t, u, true)
 			waitFor(t, db, test.waits)
-			_, err := publish.Exec(storeEntry)
+			_, err := publish.Exec(noWait + storeEntry)
 			if err == nil {
 				err = publish.Commit()
 			}
@@ -113,7 +133,7 @@ func TestTableInUse(t *testing.T) {
 		t.Errorf("what could be made was not:\n%s", told)
 	}
 	done := adopting(t, u, true)
-	waitFor(t, db, `select count(*) > 0 from pg_locks where not granted and relation = 'tuf_files'::regclass`)
+	waitFor(t, db, waitsForFiles)
 	// No longer than a slice, and far from what a statement gives up after.
 	run(t, db, `set statement_timeout = '4s'; `+storeFile+`; set statement_timeout = 0`)
 	select {
@@ -141,11 +161,15 @@ func TestScriptInUse(t *testing.T) {
 		}
 		return f
 	}
-	_, release := hold(t, db, storeFile)
-	if out, err := tryPSQL(t, u, inspect().Script()); err == nil || !strings.Contains(out, "lock timeout") {
-		t.Fatalf("beside a publish: %v: %s", err, out)
+	publish, release := hold(t, db, storeFile)
+	done := running(t, u, inspect().Script())
+	waitFor(t, db, waitsForFiles)
+	if _, err := publish.Exec(noWait + storeEntry); err != nil {
+		t.Errorf("upstream's publish: %v", err)
 	}
-	run(t, db, storeEntry)
+	if p := <-done; p.err == nil || !strings.Contains(p.out, "lock timeout") {
+		t.Fatalf("beside a publish: %v: %s", p.err, p.out)
+	}
 	release()
 	psql(t, u, inspect().Script())
 	if f := inspect(); !f.Done() {
@@ -174,16 +198,8 @@ func TestWayBack(t *testing.T) {
 	}
 	db := raw(t, "postgres", u)
 	publish, end := hold(t, db, storeFile)
-	type printed struct {
-		out string
-		err error
-	}
-	done := make(chan printed, 1)
-	go func() {
-		out, err := tryPSQL(t, u, script)
-		done <- printed{out, err}
-	}()
-	waitFor(t, db, `select count(*) > 0 from pg_locks where not granted and relation = 'tuf_files'::regclass`)
+	done := running(t, u, script)
+	waitFor(t, db, waitsForFiles)
 	run(t, db, `set statement_timeout = '20s'; select 1 from tuf_files where gun = 'q'; set statement_timeout = 0`)
 	if _, err := publish.Exec(storeEntry); err != nil {
 		t.Errorf("upstream's publish: %v", err)
