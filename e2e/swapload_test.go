@@ -3,6 +3,7 @@ package e2e_test
 import (
 	"fmt"
 	"net/http"
+	"os/exec"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -40,10 +41,13 @@ func TestSwapUnderLoad(t *testing.T) {
 }
 
 // TestRollingSwap replaces two servers behind a load balancer one at a time. Here
-// no request fails, and no reader sees one server behind the other.
+// no request fails, and no reader sees one server behind the other. Ours come
+// twice to a database that has only upstream's tables, and make their additions
+// while upstream's other server publishes; in between these are removed, as the
+// document says, under both of upstream's.
 func TestRollingSwap(t *testing.T) {
 	t.Parallel()
-	s := newStack(t, stackConfig{server: ours, signer: ours, servers: 2})
+	s := newStack(t, stackConfig{server: upstream, signer: ours, servers: 2})
 	b := newBalancer(t, s.serverAddr(0), s.serverAddr(1))
 	l := s.newSwapLoad(t, "https://localhost:"+b.port(), func() *http.Transport {
 		tr := s.transport()
@@ -51,7 +55,7 @@ func TestRollingSwap(t *testing.T) {
 		return tr
 	})
 	l.start()
-	for _, to := range []impl{upstream, ours} {
+	for _, to := range []impl{ours, upstream, ours} {
 		for i := range s.servers {
 			if err := b.remove(s.serverAddr(i)); err != nil {
 				t.Fatal(err)
@@ -62,10 +66,44 @@ func TestRollingSwap(t *testing.T) {
 			l.mustGoOn(fmt.Sprintf("server %d of 2 is %s", i, to), 8)
 		}
 		s.cfg.server = to
+		const triggers = "select count(*) from pg_trigger where tgname like 'countersign%%' and tgrelid <> 0"
+		if to == upstream {
+			removeAdditions(t, s.serverDB)
+			l.mustGoOn("the additions are removed", 8)
+		} else if n := sql(t, s.serverDB, triggers); n != "4" {
+			t.Errorf("ours have made %s triggers", n)
+		}
 	}
 	l.finish()
 	if n := l.outages.Load(); n > 0 {
 		t.Errorf("%d requests failed, though a server was there all the time", n)
+	}
+}
+
+// removeAdditions runs the document's statements, again as long as somebody is in
+// their way.
+func removeAdditions(t *testing.T, db string) {
+	t.Helper()
+	var statements string
+	for _, s := range guide(t) {
+		if s.kind == "plain" && s.name == "drop" {
+			_, statements, _ = strings.Cut(s.script, "notaryserver <<END\n")
+			statements, _, _ = strings.Cut(statements, "END\n")
+		}
+	}
+	if !strings.Contains(statements, "drop trigger") {
+		t.Fatalf("the document has no statements to remove the additions:\n%s", statements)
+	}
+	if err := waitFor(time.Minute, "the additions to be removed", func() error {
+		cmd := exec.CommandContext(t.Context(), "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", db)
+		cmd.Stdin = strings.NewReader(statements)
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
 	}
 }
 
