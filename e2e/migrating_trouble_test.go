@@ -75,6 +75,13 @@ func TestMigratingTrouble(t *testing.T) {
 			spoil: func(server, _ object) { usePostgres(server, "postgres://server@"+loopback(port(t))+"/notaryserver") }},
 		{says: "marked dirty", runs: both[1:], spoil: func(server, _ object) { usePostgres(server, d.dirty) }},
 		{says: "role … may not SELECT, INSERT, UPDATE, DELETE on table …", runs: both[1:], spoil: func(server, _ object) { usePostgres(server, d.foreign) }},
+		{says: "table … is in use by …", runs: both[1:], spoil: func(server, _ object) { usePostgres(server, d.vacuumed()) }},
+		{says: "table … is in the database schema …, where role … does not look", runs: both[1:], spoil: func(server, _ object) {
+			hidden := pgtest.URL(t)
+			migrateUpstream(t, hidden, "server")
+			sql(t, hidden, "create schema old; alter table tuf_files set schema old")
+			usePostgres(server, hidden)
+		}},
 		{says: `has only a common name ("…"); it must be issued anew`, runs: both, spoil: func(server, signer object) {
 			useCertificate(signer, "cn")
 			server["trust_service"].(object)["tls_ca_file"] = "cn.crt"
@@ -128,6 +135,32 @@ func newTroubled(t *testing.T) *troubled {
 	// A key that is sealed under the right passphrase.
 	d.provoke(trouble{says: "key created", runs: []string{"signer", "server"}})
 	return d
+}
+
+// vacuumed is a database of upstream's in which somebody holds a table as VACUUM does.
+func (d *troubled) vacuumed() string {
+	d.t.Helper()
+	u := pgtest.URL(d.t)
+	migrateUpstream(d.t, u, "server")
+	cmd := exec.Command("psql", "-X", "-q", "-d", u)
+	in, err := cmd.StdinPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	d.t.Cleanup(func() { in.Close(); cmd.Wait() })
+	fmt.Fprintln(in, "begin; lock table tuf_files in share update exclusive mode;")
+	if err := waitFor(20*time.Second, "the lock", func() error {
+		if n := sql(d.t, u, "select count(*) from pg_locks where relation = 'tuf_files'::regclass and mode = 'ShareUpdateExclusiveLock' and granted"); n != "1" {
+			return fmt.Errorf("%s locks", n)
+		}
+		return nil
+	}); err != nil {
+		d.t.Fatal(err)
+	}
+	return u
 }
 
 func (d *troubled) file(name string) string { return filepath.Join(d.dir, name) }
