@@ -151,7 +151,7 @@ func TestPruneCommand(t *testing.T) {
 		code int
 		want string
 	}{
-		{[]string{"--all"}, 1, "keep-days"},
+		{[]string{"--all"}, 2, "keep-days"},
 		{[]string{"--keep-versions", "1", "--keep-days", "1"}, 1, "say which repositories"},
 		{append(keep, "--keep-versions", "0"), 2, "--keep-versions is at least 1"},
 		{append(keep, "--keep-days", "-1"), 2, "--keep-days is 0 to 36500"},

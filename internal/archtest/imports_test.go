@@ -30,7 +30,7 @@ var mayImport = map[string][]string{
 	"internal/atomicfile": {},
 	"internal/buildinfo":  {},
 	"internal/config":     {},
-	"internal/pgtest":     {},
+	"internal/pgtest":     {"internal/proctest"},
 	"internal/proctest":   {},
 	"internal/program":    {"certs", "internal/buildinfo", "internal/config", "internal/service", "migrations", "storage", "storage/sqldb"},
 	"internal/service":    {},

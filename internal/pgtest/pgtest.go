@@ -25,6 +25,8 @@ import (
 	"time"
 
 	_ "github.com/lib/pq" // the driver of the set-up connections
+
+	"countersign/internal/proctest"
 )
 
 // Password is that of all roles, with the characters that a URL must encode.
@@ -273,7 +275,7 @@ func (c *Cluster) create() error {
 	}
 	var err error
 	for range 3 { // another process may take the free port before us
-		if c.port, err = freePort(); err != nil {
+		if c.port, err = proctest.FreePort(); err != nil {
 			return err
 		}
 		if err = c.up(); err == nil {
@@ -433,15 +435,6 @@ func unprivileged() (*syscall.Credential, error) {
 		return nil, err
 	}
 	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
-}
-
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
 // children lists the processes whose parent is pid.

@@ -5,12 +5,15 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -183,12 +186,33 @@ func Eventually(t testing.TB, what string, ok func() error) {
 // FreeAddr is a loopback address on which nobody listens right now.
 func FreeAddr(t testing.TB) string {
 	t.Helper()
-	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := FreePort()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer lis.Close()
-	return lis.Addr().String()
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+}
+
+// Ports are taken from below those that the system gives to connections that go
+// out: one of these could be opened between the look and the use. Processes that
+// test at the same time begin in different places.
+const firstPort, portCount = 8000, 8000
+
+var nextPort atomic.Int64
+
+func init() { nextPort.Store(rand.Int64N(portCount)) }
+
+// FreePort is a port of 127.0.0.1 on which nobody listens right now.
+func FreePort() (int, error) {
+	for range portCount {
+		port := firstPort + int(nextPort.Add(1)%portCount)
+		lis, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+		if err != nil {
+			continue
+		}
+		return port, lis.Close()
+	}
+	return 0, fmt.Errorf("no free port between %d and %d", firstPort, firstPort+portCount)
 }
 
 // Output is what a process has written so far.
