@@ -25,7 +25,10 @@ func (s *Store) ReserveChanges(ctx context.Context, highest int64, known func(st
 		for after := int64(0); keep; {
 			page, err := sqldb.Collect(ctx, tx, scanChange, `select id, created_at, gun, version, sha256, category
 				from changefeed where id > cast($1 as bigint) order by id limit 1000`, after)
-			if err != nil || len(page) == 0 {
+			if err != nil {
+				return err
+			}
+			if len(page) == 0 {
 				break
 			}
 			for _, c := range page {
