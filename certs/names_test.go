@@ -28,28 +28,33 @@ func TestClientNames(t *testing.T) {
 	all := issue(t, root, full)
 	bare := issue(t, root, x509.Certificate{ExtKeyUsage: client, Subject: pkix.Name{CommonName: "common"}})
 	nobody := issue(t, root, x509.Certificate{ExtKeyUsage: client})
+	// A name of a kind that the library does not read: [0] otherName.
+	other := issue(t, root, x509.Certificate{ExtKeyUsage: client, Subject: pkix.Name{CommonName: "common"}, ExtraExtensions: []pkix.Extension{{
+		Id: []int{2, 5, 29, 17}, Value: []byte{0x30, 0x0b, 0xa0, 0x09, 0x06, 0x02, 0x2a, 0x03, 0xa0, 0x03, 0x0c, 0x01, 'x'},
+	}}})
 	srv := leaf(t, root, "signer")
 	for name, c := range map[string]struct {
 		chain   []*issuer
 		allowed []string
 		refusal string // "" if it gets through
 	}{
-		"DNS":                                {[]*issuer{all}, []string{"notary-server"}, ""},
-		"DNS with a dot at the end":          {[]*issuer{all}, []string{"notary-server."}, ""},
-		"second of the list":                 {[]*issuer{all}, []string{"other", "notary-server"}, ""},
-		"IPv4":                               {[]*issuer{all}, []string{"10.0.0.7"}, ""},
-		"IPv6 written otherwise":             {[]*issuer{all}, []string{"fe80:0:0::1"}, ""},
-		"URI":                                {[]*issuer{all}, []string{"spiffe://cluster/notary-server"}, ""},
-		"e-mail":                             {[]*issuer{all}, []string{"ops@example.com"}, ""},
-		"the wildcard by name":               {[]*issuer{all}, []string{"*.example.com"}, ""},
-		"what the wildcard stands for":       {[]*issuer{all}, []string{"a.example.com"}, `is for "Notary-Server", "*.example.com"`},
-		"a name that holds it":               {[]*issuer{all}, []string{"notary-server.evil.com"}, "does not list"},
-		"the common name of one with others": {[]*issuer{all}, []string{"common"}, "does not list"},
-		"the common name alone":              {[]*issuer{bare}, []string{"common"}, ""},
-		"another common name":                {[]*issuer{bare}, []string{"uncommon"}, `is for "common", which server.client_names does not list`},
-		"no name at all":                     {[]*issuer{nobody}, []string{"common"}, "no name at all"},
-		"none shown":                         {nil, []string{"common"}, "didn't provide a certificate"},
-		"no list":                            {[]*issuer{nobody}, nil, ""},
+		"DNS":                                  {[]*issuer{all}, []string{"notary-server"}, ""},
+		"DNS with a dot at the end":            {[]*issuer{all}, []string{"notary-server."}, ""},
+		"second of the list":                   {[]*issuer{all}, []string{"other", "notary-server"}, ""},
+		"IPv4":                                 {[]*issuer{all}, []string{"10.0.0.7"}, ""},
+		"IPv6 written otherwise":               {[]*issuer{all}, []string{"fe80:0:0::1"}, ""},
+		"URI":                                  {[]*issuer{all}, []string{"spiffe://cluster/notary-server"}, ""},
+		"e-mail":                               {[]*issuer{all}, []string{"ops@example.com"}, ""},
+		"the wildcard by name":                 {[]*issuer{all}, []string{"*.example.com"}, ""},
+		"what the wildcard stands for":         {[]*issuer{all}, []string{"a.example.com"}, `is for "Notary-Server", "*.example.com"`},
+		"a name that holds it":                 {[]*issuer{all}, []string{"notary-server.evil.com"}, "does not list"},
+		"the common name of one with others":   {[]*issuer{all}, []string{"common"}, "does not list"},
+		"the common name alone":                {[]*issuer{bare}, []string{"common"}, ""},
+		"the common name beside a strange one": {[]*issuer{other}, []string{"common"}, "no name at all"},
+		"another common name":                  {[]*issuer{bare}, []string{"uncommon"}, `is for "common", which server.client_names does not list`},
+		"no name at all":                       {[]*issuer{nobody}, []string{"common"}, "no name at all"},
+		"none shown":                           {nil, []string{"common"}, "didn't provide a certificate"},
+		"no list":                              {[]*issuer{nobody}, nil, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			server := load(t, files(t, []*issuer{srv}, root)).Signer(c.allowed...)

@@ -6,6 +6,12 @@
 // that turns a check off.
 package auth
 
+import "errors"
+
+// errNothing: nobody is allowed nothing, or a caller who forgets to ask would let
+// everybody do all.
+var errNothing = errors.New("nothing was asked for")
+
 // An Access is one action on one resource, as bearer tokens name them. In JSON
 // it is the detail of a 401, and its members are upstream's.
 type Access struct {

@@ -15,7 +15,18 @@ func (h *Htpasswd) SetCompare(f func(hash, password []byte) error) (old func(has
 }
 
 // Waiting is how many passwords wait for a slot.
-func (h *Htpasswd) Waiting() int { return int(h.waiting.Load()) }
+func (h *Htpasswd) Waiting() int {
+	h.queue.mu.Lock()
+	defer h.queue.mu.Unlock()
+	return h.queue.waiting[place{known: true}] + h.queue.waiting[place{}]
+}
+
+// Places is how much the queue remembers.
+func (h *Htpasswd) Places() int {
+	h.queue.mu.Lock()
+	defer h.queue.mu.Unlock()
+	return len(h.queue.waiting)
+}
 
 // Remembered is how many right passwords are kept.
 func (h *Htpasswd) Remembered() int {
@@ -26,10 +37,15 @@ func (h *Htpasswd) Remembered() int {
 
 // Bounds that tests go up to.
 const (
-	MaxCompares  = maxCompares
-	MaxWaiting   = maxWaiting
-	MaxVerified  = maxVerified
-	KeepVerified = keepVerified
+	MaxCompares            = maxCompares
+	MaxStrangers           = maxStrangers
+	MaxWaiting             = maxWaiting
+	MaxWaitingFrom         = maxWaitingFrom
+	MaxWaitingName         = maxWaitingName
+	MaxWaitingStranger     = maxWaitingStranger
+	MaxWaitingStrangerFrom = maxWaitingStrangerFrom
+	MaxVerified            = maxVerified
+	KeepVerified           = keepVerified
 )
 
 // Covers reports whether a rule for a prefix is about a GUN.

@@ -13,7 +13,6 @@ import (
 	"net/http"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 	"unicode"
 
@@ -25,11 +24,6 @@ import (
 var ErrBusy = errors.New("too many passwords are waiting to be checked")
 
 const (
-	// A comparison takes a processor for as long as the hash wants: 50 ms to 2 s.
-	// Two at once leave some for those who are known already.
-	maxCompares = 2
-	// More than this many waiting are told to come again.
-	maxWaiting = 64
 	// A checked password need not be compared again for this long: docker sends
 	// it with each of the dozen requests of a push.
 	keepVerified = 5 * time.Minute
@@ -91,8 +85,7 @@ type Htpasswd struct {
 	policy    *watched[*policy]
 
 	verified verified
-	slots    chan struct{} // one is held while bcrypt runs
-	waiting  atomic.Int64  // for a slot
+	queue    *queue // of those whose password is to be compared
 	compare  func(hash, password []byte) error
 }
 
@@ -111,7 +104,7 @@ func NewHtpasswd(c HtpasswdConfig) (*Htpasswd, error) {
 		log:       c.Log,
 		now:       c.Now,
 		verified:  verified{until: map[[sha256.Size]byte]time.Time{}},
-		slots:     make(chan struct{}, maxCompares),
+		queue:     newQueue(),
 		compare:   bcrypt.CompareHashAndPassword,
 	}
 	_, _ = rand.Read(h.verified.key[:]) // never fails
@@ -162,11 +155,11 @@ func (h *Htpasswd) Watch(ctx context.Context) {
 // challenge from, and where "docker login" finds out whether it has worked.
 func (h *Htpasswd) Authorize(r *http.Request, need []Access) (subject string, err error) {
 	if len(need) == 0 {
-		return "", errors.New("nothing was asked for") // and so nothing can be allowed
+		return "", errNothing
 	}
 	name, password, err := credentials(r.Header)
 	if err == nil {
-		err = h.verify(r.Context(), name, password)
+		err = h.verify(r.Context(), host(r.RemoteAddr), name, password)
 	}
 	if refused, ok := errors.AsType[*badCredentials](err); ok {
 		return "", &Refusal{challenge: h.challenge, public: refused.public, cause: err}
@@ -270,7 +263,7 @@ func credentials(header http.Header) (name, password string, err error) {
 	case len(password) > maxPassword:
 		// Whatever follows would be right.
 		return "", "", &badCredentials{
-			fmt.Sprintf("the password of %s is longer than bcrypt can tell apart", quoted(name)),
+			"the password is longer than bcrypt can tell apart",
 			fmt.Sprintf("a password has at most %d bytes: have a shorter one set", maxPassword),
 		}
 	}
@@ -279,14 +272,15 @@ func credentials(header http.Header) (name, password string, err error) {
 
 // verify checks a password. For a user who does not exist it takes as long as
 // for those whose hashes have the file's usual cost.
-func (h *Htpasswd) verify(ctx context.Context, name, password string) error {
+func (h *Htpasswd) verify(ctx context.Context, from, name, password string) error {
 	if h.remembers(name, password) {
 		return nil
 	}
-	if err := h.enter(ctx); err != nil {
+	leave, err := h.queue.enter(ctx, from, name, h.users.get().has(name))
+	if err != nil {
 		return err
 	}
-	defer func() { <-h.slots }()
+	defer leave()
 	if h.remembers(name, password) {
 		return nil // a request beside this one has been first
 	}
@@ -295,10 +289,10 @@ func (h *Htpasswd) verify(ctx context.Context, name, password string) error {
 	if !known {
 		hash = users.dummy
 	}
-	err := h.compare([]byte(hash), []byte(password))
+	err = h.compare([]byte(hash), []byte(password))
 	switch {
 	case !known:
-		return wrong("there is no user " + quoted(name))
+		return wrong("there is no user of that name") // which may be a password in the wrong field
 	case errors.Is(err, bcrypt.ErrMismatchedHashAndPassword):
 		return wrong("wrong password for " + quoted(name))
 	case err != nil:
@@ -313,21 +307,6 @@ func (h *Htpasswd) verify(ctx context.Context, name, password string) error {
 func (h *Htpasswd) remembers(name, password string) bool {
 	hash, known := h.users.get().hashes[name]
 	return known && h.verified.has(h.verified.tag(hash, name, password), h.now())
-}
-
-// enter waits for a slot. Without a bound, who sends wrong passwords could fill
-// the memory with waiting requests.
-func (h *Htpasswd) enter(ctx context.Context) error {
-	defer h.waiting.Add(-1)
-	if h.waiting.Add(1) > maxWaiting {
-		return ErrBusy
-	}
-	select {
-	case h.slots <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("waiting to check a password: %w", ctx.Err())
-	}
 }
 
 // verified remembers which passwords are right, in a form that is of no use

@@ -71,18 +71,19 @@ func NewTokens(cfg TokenConfig) (*Tokens, error) {
 		return nil, err
 	}
 	cfg.FullAccessActions = slices.Clone(cfg.FullAccessActions)
-	started := false
+	started, broken := false, 0
 	w, err := watch(cfg.RootCertBundle, cfg.Log, func(raw []byte) (*bundle, error) {
 		b, err := parseBundle(raw)
 		if err != nil {
 			return nil, err
 		}
-		if started && b.broken > 0 {
+		if started && b.broken > broken {
 			// Most likely somebody is writing it: half of the keys must not
-			// push the others out.
-			return nil, fmt.Errorf("%d entries are cut off or not PEM", b.broken)
+			// push the others out. Entries that have been broken all the time
+			// must not keep a key in force that was taken out.
+			return nil, fmt.Errorf("%d entries are cut off or not PEM, %d were before", b.broken, broken)
 		}
-		started = true
+		started, broken = true, b.broken
 		b.warn(cfg.RootCertBundle, cfg.Log, cfg.Now())
 		return b, nil
 	})
@@ -122,6 +123,9 @@ func (t *Tokens) Authorize(r *http.Request, need []Access) (subject string, err 
 				cause:     fmt.Errorf("token: %w", err),
 			}
 		}
+	}
+	if len(need) == 0 {
+		return "", errNothing
 	}
 	subject = printable(v.claims.Subject, maxSubject)
 	var missing []Access

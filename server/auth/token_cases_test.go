@@ -41,6 +41,7 @@ func keyCases(gun string) []tokenCase {
 	}
 	stranger := &tokenKey{k.attacker, "ES256", issueCert(k.attacker, k.attacker, func(c *x509.Certificate) { c.Subject.CommonName = "leaf" })}
 	late := &tokenKey{k.leaf, "ES256", issueCert(k.leaf, k.ec, func(c *x509.Certificate) { c.NotAfter = tokenNow.Add(-time.Minute) })}
+	huge := hugeRSA(k.ec)
 	const badJWK = "jwk: "
 	return []tokenCase{
 		{"kid ES256", k.ec.byKID(grantWith(gun)), "", false},
@@ -77,6 +78,9 @@ func keyCases(gun string) []tokenCase {
 		{"x5c no certificate behind the leaf", with(k.leaf, object{"x5c": append(k.leaf.x5c(), "AAAA")}), "x5c: certificate 2: x509", false},
 		{"x5c a string", with(k.leaf, object{"x5c": k.leaf.x5c()[0]}), "the header: json", false},
 		{"x5c too long", with(k.leaf, object{"x5c": k.leaf.x5c(long...)}), "x5c has 9 certificates, want 8 at most", true},
+
+		{"x5c of a huge RSA key", with(k.leaf, object{"x5c": []string{huge}}), "x5c: certificate 1 has an RSA key of 8201 bits, want 8192 at most", false},
+		{"x5c with a huge RSA key behind", with(k.leaf, object{"x5c": append(k.leaf.x5c(), huge)}), "x5c: certificate 2 has an RSA key of 8201 bits", true},
 
 		{"jwk EC", with(k.ec, object{"jwk": k.ec.jwk()}), "", false},
 		{"jwk RSA", with(k.rsa, object{"jwk": k.rsa.jwkWith("kid", k.rsa.libtrustKID())}), "", false},
@@ -166,6 +170,13 @@ func claimCases(gun string) []tokenCase {
 	}
 }
 
+// loose is the last letter of a signature of 64 bytes, with a bit set that stands
+// for nothing.
+func loose(last byte) string {
+	const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+	return letters[strings.IndexByte(letters, last)|1:][:1]
+}
+
 func formCases(gun string) []tokenCase {
 	k := tokenKeys()
 	good := k.ec.byKID(grantWith(gun))
@@ -184,6 +195,7 @@ func formCases(gun string) []tokenCase {
 		{"five parts", good + ".a.b", "it has 5 parts", false},
 		{"cut in the signature", good[:len(good)-2], "not by the signing key", false},
 		{"cut by one", good[:len(good)-1], "the signature: not base64url", false},
+		{"loose bits in the signature", good[:len(good)-1] + loose(good[len(good)-1]), "the signature: not base64url", true},
 		{"longer", good + "AAAA", "not by the signing key", false},
 		{"padded", join(parts[0], parts[1], parts[2]) + "==", "the signature: not base64url", true},
 		{"standard base64", strings.NewReplacer("-", "+", "_", "/").Replace(join(parts[0], parts[1], "-_"+parts[2])), "the signature: not base64url", false},

@@ -88,6 +88,18 @@ func issueCert(key crypto.Signer, parent *tokenKey, change func(*x509.Certificat
 	return cert
 }
 
+// hugeRSA is a certificate by a trusted key, for an RSA key that nobody has: to
+// check anything with it would take long.
+func hugeRSA(by *tokenKey) string {
+	n := new(big.Int).SetBit(big.NewInt(1), 8200, 1)
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "huge"}, NotBefore: tokenNow.Add(-time.Hour), NotAfter: tokenNow.Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, by.cert, &rsa.PublicKey{N: n, E: 65537}, by.Signer)
+	if err != nil {
+		panic(err)
+	}
+	return base64.StdEncoding.EncodeToString(der)
+}
+
 func selfSigned(alg string, change func(*x509.Certificate)) *tokenKey {
 	key := newTokenKey(alg)
 	return &tokenKey{key, alg, issueCert(key, nil, change)}

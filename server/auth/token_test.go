@@ -191,6 +191,54 @@ func TestTokenBundleIsReadAnew(t *testing.T) {
 	}
 }
 
+// What was broken from the beginning does not keep a key in force that was taken
+// out of the bundle.
+func TestTokenBundleBroken(t *testing.T) {
+	t.Parallel()
+	k := tokenKeys()
+	var path string
+	broken := []byte("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE\n")
+	dir := t.TempDir()
+	tokens := newTokens(t, func(c *auth.TokenConfig) {
+		path = filepath.Join(dir, "bundle.pem")
+		putFile(t, path, slices.Concat(tokenBundle(k.ec, k.attacker), broken))
+		c.RootCertBundle = path
+	})
+	passes := func(key *tokenKey) bool {
+		_, err := tokens.Authorize(bearer(key.byKID(claimsWith())), on(tokenGUN, "pull"))
+		return err == nil
+	}
+	put := func(bundle []byte) {
+		t.Helper()
+		putFile(t, path, bundle)
+		tokens.Look(context.Background())
+	}
+	if !passes(k.ec) || !passes(k.attacker) {
+		t.Fatal("the first bundle")
+	}
+	if put(slices.Concat(tokenBundle(k.rsa), broken, broken)); passes(k.rsa) || !passes(k.attacker) {
+		t.Error("a bundle with more broken entries is in force")
+	}
+	if put(slices.Concat(tokenBundle(k.ec), broken)); !passes(k.ec) || passes(k.attacker) {
+		t.Error("a key that was taken out is in force")
+	}
+	if put(tokenBundle(k.ec, k.rsa)); !passes(k.rsa) {
+		t.Error("the bundle that was mended is not in force")
+	}
+	if put(slices.Concat(tokenBundle(k.ec), broken)); !passes(k.rsa) {
+		t.Error("a bundle that broke is in force")
+	}
+}
+
+// Who asks for nothing is not allowed everything.
+func TestTokenForNothing(t *testing.T) {
+	t.Parallel()
+	tokens := newTokens(t, nil)
+	if subject, err := tokens.Authorize(bearer(tokenKeys().ec.byKID(claimsWith())), nil); err == nil || subject != "" {
+		t.Errorf("%q, %v", subject, err)
+	}
+}
+
 // In a bubble, where the seconds cost nothing.
 func TestTokenWatch(t *testing.T) {
 	t.Parallel()
