@@ -275,6 +275,9 @@ func (k *checkup) auth() {
 	case config.AuthHtpasswd:
 		_, err = auth.NewHtpasswd(auth.HtpasswdConfig{Realm: a.Options.Realm, Path: a.Options.Path, Policy: a.Options.Policy, Log: log, Now: k.Now})
 	default:
+		if a.Type != "" {
+			return // the report of the configuration says so; the server does not start
+		}
 		if onLoopback(k.server.Server.HTTPAddr) {
 			k.ok(about, "none, and only this machine can connect")
 			return
@@ -445,11 +448,22 @@ func (k *checkup) http() {
 	}
 }
 
+// aliasesIn lists the aliases that keys in a database are sealed under.
+func aliasesIn(ctx context.Context, cfg sqldb.Config) ([]string, error) {
+	db, err := sqldb.Open(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer db.Close()
+	return keydb.New(db).Aliases(ctx)
+}
+
 // passphrases looks whether each alias that a key is sealed under has one, and
 // whether it is weak. That keys open, "keys doctor" tells.
 func (k *checkup) passphrases() {
 	const about = "signer: passphrases"
 	aliases := []string{k.signer.Storage.DefaultAlias}
+	var unread error
 	if c := k.signer.Storage; c.Backend != config.BackendMemory {
 		cfg := sqldb.Config{Backend: c.Backend, URL: c.DBURL, Password: c.DBPassword, MaxOpen: 2}
 		if where, err := sqldb.Where(cfg); c.Backend == config.BackendSQLite && err == nil {
@@ -459,12 +473,14 @@ func (k *checkup) passphrases() {
 		}
 		ctx, cancel := context.WithTimeout(k.ctx, checkTime)
 		defer cancel()
-		if db, err := sqldb.Open(ctx, cfg); err == nil {
-			defer db.Close()
-			if used, err := keydb.New(db).Aliases(ctx); err == nil {
-				aliases = append(aliases, used...)
-			}
+		if cfg.Backend != "" {
+			var used []string
+			used, unread = aliasesIn(ctx, cfg)
+			aliases = append(aliases, used...)
 		}
+	}
+	if unread != nil {
+		k.warn(about, "run this again when the database can be asked", "only that of the default alias was looked at: under which others keys are sealed cannot be read: %v", unread)
 	}
 	slices.Sort(aliases)
 	for _, alias := range slices.Compact(aliases) {

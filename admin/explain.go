@@ -31,7 +31,7 @@ func ExplainToken(c ExplainConfig) ([]auth.Check, error) {
 	// the server's private key.
 	var faults config.Faults
 	for _, f := range report.Faults {
-		if f.Key == "" || strings.HasPrefix(f.Key, "auth.") {
+		if f.Key == "" || f.Key == "auth" || strings.HasPrefix(f.Key, "auth.") {
 			faults = append(faults, f)
 		}
 	}

@@ -60,7 +60,11 @@ func (s *server) served(gun tuf.GUN) bool {
 // authorize asks the access hook for all that the operation needs.
 func (s *server) authorize(q *request) error {
 	defer func() {
-		q.Request = q.WithContext(storage.WithOrigin(q.Context(), storage.Origin{Actor: q.subject, RequestID: q.id}))
+		actor := q.subject
+		if actor != "" {
+			actor = storage.ActorClient + actor
+		}
+		q.Request = q.WithContext(storage.WithOrigin(q.Context(), storage.Origin{Actor: actor, RequestID: q.id}))
 	}()
 	if s.Access == nil {
 		return nil

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"countersign/server"
+	"countersign/server/auth"
 	"countersign/storage"
 	"countersign/tuf"
 )
@@ -142,4 +143,18 @@ func TestMetrics(t *testing.T) {
 		t.Errorf("operations %v, want %v", got, want)
 	}
 	s.check(gunApp)
+}
+
+// Whatever a client is named, the audit log does not take him for an operator.
+func TestActorOfClients(t *testing.T) {
+	actor := ""
+	fail := breakAll(func(ctx context.Context) error { actor = storage.OriginOf(ctx).Actor; return storage.ErrNotFound })
+	s := newStack(t, func(c *server.Config) {
+		fail(c)
+		c.Access = func(*http.Request, []auth.Access) (string, error) { return "operator root", nil }
+	})
+	s.get(app + "root.json")
+	if actor != "client:operator root" {
+		t.Errorf("it is on record as %q", actor)
+	}
 }

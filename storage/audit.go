@@ -39,11 +39,16 @@ type Event struct {
 // An Origin says on whose behalf something is done. It travels in the context,
 // as all that is there for the log alone.
 type Origin struct {
-	// Actor is the subject of a token, a user of the password file, "operator
-	// NAME", or "" where clients are not authenticated.
+	// Actor is [ActorClient] and the subject of a token or a user of the password
+	// file, "operator NAME", or "" where clients are not authenticated.
 	Actor     string
 	RequestID string
 }
+
+// ActorClient begins every Actor that came over the network. What follows is of
+// others' choosing: without it, somebody named "operator root" would be taken for
+// one who sat at the machine.
+const ActorClient = "client:"
 
 type originKey struct{}
 
@@ -58,8 +63,9 @@ func OriginOf(ctx context.Context) Origin {
 	return o
 }
 
-// An AuditLog keeps events. It has no method that changes or removes one, and
-// the database refuses that, too.
+// An AuditLog keeps events. It has no method that changes or removes one, and a
+// trigger of the database refuses that, too, to all but the table's owner, who
+// can drop the trigger.
 type AuditLog interface {
 	// Record adds e. ID and, if it is zero, At are set by the store.
 	Record(ctx context.Context, e Event) error

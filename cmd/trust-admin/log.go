@@ -22,9 +22,15 @@ func newLog() *cobra.Command {
 		Use:   "log [GUN]",
 		Short: "Show who published, rotated, deleted, purged what",
 		Long: `Show the audit log, oldest entry first: who published, had keys rotated, deleted,
-purged, restored, what and when. The server writes an entry with the change itself;
-nobody can change or remove one. REQUEST is what stands in the server's log as
-request_id, and what the client got as X-Request-Id.
+purged, restored, what and when. The server writes an entry with the change itself,
+and a trigger refuses to change or remove one. It stops accidents, and whoever has no
+more than the rights to write; the owner of the table can drop it: docs/operations.md
+says how to give the table another owner than the server's role.
+
+BY is "client:" and the subject of a token or a name of the password file, or
+"operator" and whom trust-admin was run by; text that is not ASCII is escaped. request
+is what stands in the server's log as request_id, and what the client got as
+X-Request-Id.
 
 With --output json each entry is a line of its own.`,
 		Example: `  trust-admin log --server-config server.json --last 20

@@ -31,7 +31,7 @@ func (p *Publisher) complete(ctx context.Context, c *checked) (storage.Set, erro
 	}
 	set.Mark = mark
 	if err := p.checkFresh(ctx, c.gun, c.fresh); err != nil {
-		return set, rejectKey(c.gun, err)
+		return set, rejectKey(c.gun, c.base == nil, err)
 	}
 	var snapshotBase, timestampBase tuf.Version
 	if c.base != nil {
@@ -42,13 +42,13 @@ func (p *Publisher) complete(ctx context.Context, c *checked) (storage.Set, erro
 	if snapshot == nil {
 		s, err := p.makeSnapshot(ctx, c.gun, c.root, &tuf.Snapshot{Version: snapshotBase, Meta: c.meta}, c.now)
 		if err != nil {
-			return set, rejectKey(c.gun, err)
+			return set, rejectKey(c.gun, c.base == nil, err)
 		}
 		snapshot = &s
 	}
 	timestamp, err := p.makeTimestamp(ctx, c.gun, c.root, timestampBase, snapshot.Data, c.now)
 	if err != nil {
-		return set, rejectKey(c.gun, err)
+		return set, rejectKey(c.gun, c.base == nil, err)
 	}
 	set.Files = append(slices.Clone(set.Files), *snapshot, timestamp)
 	return set, nil
@@ -249,14 +249,17 @@ func (p *Publisher) signWith(ctx context.Context, gun tuf.GUN, role tuf.RoleName
 	return sig, nil
 }
 
-// rejectKey makes of a missing or foreign key what the client must know. Other
-// faults are not the client's: they stay internal, or storage.ErrUnavailable.
-func rejectKey(gun tuf.GUN, err error) error {
+// rejectKey makes of a missing or foreign key what the client must know. begins:
+// the GUN has no repository yet. Other faults are not the client's: they stay internal, or storage.ErrUnavailable.
+func rejectKey(gun tuf.GUN, begins bool, err error) error {
 	var k *keyError
 	if !errors.As(err, &k) {
 		return err
 	}
 	missing := errors.Is(k.err, storage.ErrNotFound) || k.err == errTooFewKeys || k.err == errUnusable || errors.Is(k.err, errUnverified)
+	if begins && (missing || errors.Is(k.err, storage.ErrKeyForbidden)) {
+		return rejectFirst(gun, k)
+	}
 	switch {
 	case errors.Is(k.err, storage.ErrKeyForbidden):
 		return reject(KindBadRoot, "key %.80s, which root lists for %s, was made for another repository or role: "+
@@ -270,4 +273,21 @@ func rejectKey(gun tuf.GUN, err error) error {
 		return reject(KindBadRoot, "no %s keys exist on the server (%v). Have the server make one (notary key rotate %.255s %s -r)", k.role, k, gun, k.role)
 	}
 	return fmt.Errorf("completing %s: %w", gun, err)
+}
+
+// rejectFirst is rejectKey for a GUN without a repository, where nothing can be
+// rotated: the root is that of a repository which was deleted, or of another one.
+func rejectFirst(gun tuf.GUN, k *keyError) error {
+	if errors.Is(k.err, storage.ErrKeyForbidden) {
+		return reject(KindBadRoot, "key %.80s, which root lists for %s, was made for another repository or role. "+
+			"Remove the local trust data (notary delete %.255s) and begin anew (notary init)", k.id, k.role, gun)
+	}
+	advice := fmt.Sprintf("(%v): the root is of a repository that was deleted, or of another one. "+
+		"Remove the local trust data (notary delete %.255s) and begin anew (notary init)", k, gun)
+	if k.role == tuf.RoleSnapshot {
+		r := reject(KindBadHierarchy, "no snapshot was included in update and server does not hold current snapshot key for repository %s", advice)
+		r.Missing = string(tuf.RoleSnapshot)
+		return r
+	}
+	return reject(KindBadRoot, "no %s keys exist on the server for a new repository %s", k.role, advice)
 }

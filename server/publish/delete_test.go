@@ -329,8 +329,8 @@ func (v *revival) ends(err error, stored bool) {
 	switch {
 	case stored && err != nil:
 		v.Errorf("got %v", err)
-	case !stored && !errors.As(err, &rejected):
-		v.Errorf("got %v, want a rejection", err)
+	case !stored && (!errors.As(err, &rejected) || !strings.Contains(err.Error(), "begin anew (notary init)") || strings.Contains(err.Error(), "rotate")):
+		v.Errorf("got %v, want a rejection that says how to begin anew", err)
 	}
 	if got := v.current(v.repo.GUN) != ""; got != stored {
 		v.Errorf("stored: %v, want %v", got, stored)

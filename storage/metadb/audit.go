@@ -5,7 +5,9 @@ import (
 	"database/sql"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"countersign/storage"
 	"countersign/storage/sqldb"
@@ -18,6 +20,7 @@ var _ storage.AuditLog = (*Store)(nil)
 const (
 	maxActor     = 300
 	maxRequestID = 128
+	maxReason    = 4000 // of a column without a width
 )
 
 const eventColumns = `at, action, gun, actor, request_id, roles, reason`
@@ -29,20 +32,36 @@ func eventRow(a *arguments, e storage.Event, now string) string {
 		at = sqldb.Stamp(e.At)
 	}
 	row := `cast(` + a.add(at) + ` as timestamp)`
-	for _, v := range []string{e.Action, string(e.GUN), cut(e.Actor, maxActor), cut(e.RequestID, maxRequestID), e.Roles, e.Reason} {
+	for _, v := range []string{e.Action, string(e.GUN), cut(e.Actor, maxActor), cut(e.RequestID, maxRequestID), e.Roles, cut(e.Reason, maxReason)} {
 		row += `, ` + a.add(v) + `::text`
 	}
 	return row
 }
 
-// cut makes s fit a column of so many bytes: no database takes half a character
-// or a NUL.
+// cut makes s fit a column of so many bytes, in ASCII: what a database encoding
+// lacks (LATIN1, SQL_ASCII), half a character or a NUL would fail the statement,
+// and with it the publish that is being recorded. A backslash is doubled, so that
+// what is read is what was written.
 func cut(s string, most int) string {
-	s = strings.ReplaceAll(s, "\x00", "")
-	if len(s) > most {
-		s = s[:most]
+	var b strings.Builder
+	for len(s) > 0 {
+		r, n := utf8.DecodeRuneInString(s)
+		text := s[:n]
+		switch {
+		case r == utf8.RuneError && n == 1:
+			text = fmt.Sprintf(`\x%02x`, s[0])
+		case r == '\\':
+			text = `\\`
+		case r < ' ' || r > '~':
+			text = strings.Trim(strconv.QuoteRuneToASCII(r), "'")
+		}
+		if b.Len()+len(text) > most {
+			break
+		}
+		b.WriteString(text)
+		s = s[n:]
 	}
-	return strings.ToValidUTF8(s, "")
+	return b.String()
 }
 
 // Record implements storage.AuditLog.
@@ -63,7 +82,7 @@ func (s *Store) record(ctx context.Context, tx *sqldb.Tx, e storage.Event) error
 		at = e.At
 	}
 	_, err := tx.Exec(ctx, `insert into countersign_audit (`+eventColumns+`) values ($1, $2, $3, $4, $5, $6, $7)`,
-		sqldb.Stamp(at), e.Action, string(e.GUN), cut(e.Actor, maxActor), cut(e.RequestID, maxRequestID), e.Roles, e.Reason)
+		sqldb.Stamp(at), e.Action, string(e.GUN), cut(e.Actor, maxActor), cut(e.RequestID, maxRequestID), e.Roles, cut(e.Reason, maxReason))
 	return err
 }
 
