@@ -282,6 +282,24 @@ func TestPlainConnection(t *testing.T) {
 	}
 }
 
+// A connection answers a bounded number of plain requests.
+func TestPlainRequestsBounded(t *testing.T) {
+	t.Parallel()
+	p := newOpenPair(t, nil)
+	r := dialRaw(t, p.addr)
+	r.greet(t)
+	r.until(t, "settings", is[*http2.SettingsFrame])
+	for i := range uint32(100) {
+		if err := r.get(2*i + 1); err != nil {
+			t.Fatal(err)
+		}
+		r.until(t, "an answer", r.ended(2*i+1))
+	}
+	if f := r.until(t, "goaway", is[*http2.GoAwayFrame]).(*http2.GoAwayFrame); f.LastStreamID != 199 || f.ErrCode != http2.ErrCodeNo {
+		t.Errorf("goaway: %v", f)
+	}
+}
+
 // Whoever sends garbage, stalls or floods hurts nobody but himself.
 func TestPlainHostile(t *testing.T) {
 	t.Parallel()
