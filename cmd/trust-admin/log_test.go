@@ -84,7 +84,7 @@ func TestLog(t *testing.T) {
 		"ACTION       BY                    WHAT",
 		"publish      alice                 example.org/a: root 1, targets 1 [request r1]",
 		"delete       -                     example.org/b (old)",
-		`publish      "m\nallory"           "a\x1b[2Jb"`,
+		`publish      m\nallory             "a\x1b[2Jb"`,
 	} {
 		if !strings.HasSuffix(lines[i], want) {
 			t.Errorf("line %q, want %q", lines[i], want)
