@@ -13,7 +13,7 @@ import (
 var ownTables = map[Schema][]ownTable{
 	Server: {
 		{"countersign_audit", []string{"SELECT", "INSERT"}, "countersign_audit_id_seq"},
-		{"countersign_doomed_key", []string{"SELECT", "INSERT", "DELETE"}, ""},
+		{"countersign_doomed_key", []string{"SELECT", "INSERT", "UPDATE", "DELETE"}, ""},
 		{"countersign_purge", []string{"SELECT", "INSERT", "UPDATE"}, "countersign_purge_id_seq"},
 	},
 }
