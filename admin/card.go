@@ -2,15 +2,23 @@ package admin
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	htmltemplate "html/template"
 	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"text/template"
 	"time"
+	"unicode/utf8"
 
 	"countersign/internal/atomicfile"
+	"countersign/storage"
+	"countersign/tuf"
 )
 
 // A Card tells the people around a repository that was purged what to do next.
@@ -30,6 +38,8 @@ type Card struct {
 	// Signers had delegations; Owners are the keys that nobody needs any more.
 	Signers []string
 	Owners  []OwnerKeys
+
+	odd []string // of Signers, once they are sorted out
 }
 
 // cardTags bounds the tags on a card: who has more signs them by a script.
@@ -101,7 +111,10 @@ These signers had been added, and have to be again, with their public keys:
 {{range .Signers}}
     # docker trust signer add --key {{sh .}}.pem {{sh .}} {{sh $.GUN}}
 {{- end}}
-{{end}}
+{{end}}{{if .Odd}}
+There were signers with names that no command takes:
+{{range .Odd}}  {{printf "%+.200q" .}}
+{{end}}{{end}}
 2. DOCKER, EVERYBODY ELSE WHO PULLS
 
     rm -rf {{.DockerDir}}/metadata {{.DockerDir}}/changelist
@@ -151,17 +164,32 @@ TO UNDO IT
 
 If the lost keys are found before anybody has published again:
 
-    trust-admin restore {{sh .Archive}} --server-config SERVER.json --signer-config SIGNER.json
-
+{{if .ArchiveName}}    trust-admin restore {{sh .ArchiveName}} --server-config SERVER.json --signer-config SIGNER.json
+{{else}}trust-admin restore brings back the archive {{printf "%+q" .Archive}}.
+{{end}}
 The archive's content has the SHA-256
-{{.Digest}}
+{{key .Digest}}
 {{range .Owners}}Keys of {{.Role}} that are of no use any more:{{range .IDs}}
-  {{.}}{{end}}
+  {{key .}}{{end}}
 {{end}}`
 
+// hexOrQuoted is a key ID or a digest as it is printed: anything else than hex
+// is quoted, with all escaped that is not plain ASCII.
+func hexOrQuoted(v any) string {
+	s := fmt.Sprint(v)
+	if hexPlain.MatchString(s) {
+		return s
+	}
+	return fmt.Sprintf("%+.100q", s)
+}
+
+// keyName is id for a message.
+func keyName(id tuf.KeyID) string { return hexOrQuoted(id) }
+
 var (
+	hexPlain   = regexp.MustCompile(`^[0-9a-f]{1,128}$`)
 	shellPlain = regexp.MustCompile(`^[A-Za-z0-9_./:@=,+-]+$`)
-	textCard   = template.Must(template.New("card").Funcs(template.FuncMap{"sh": shellQuote}).Parse(cardText))
+	textCard   = template.Must(template.New("card").Funcs(template.FuncMap{"sh": shellQuote, "key": hexOrQuoted}).Parse(cardText))
 	htmlCard   = htmltemplate.Must(htmltemplate.New("card").Parse(`<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Recovery card: {{.Title}}</title>
 <style>body{font-family:sans-serif;max-width:50em;margin:2em auto;padding:0 1em}pre{background:#eee;padding:.6em;overflow-x:auto}h2{margin-top:2em;font-size:1em}</style>
@@ -225,8 +253,8 @@ func (c Card) DockerTags() (tags []dockerTag) {
 // Text writes the card for a terminal or a mail.
 func (c Card) Text(w io.Writer) error {
 	if !clientName(c.GUN) {
-		_, err := fmt.Fprintf(w, "RECOVERY CARD  %q\n\nNo client can have used a repository of this name: there is nothing to do on clients.\n\n"+
-			"The archive is %s, its content has the SHA-256 %s.\n", c.GUN, c.Archive, c.Digest)
+		_, err := fmt.Fprintf(w, "RECOVERY CARD  %+q\n\nNo client can have used a repository of this name: there is nothing to do on clients.\n\n"+
+			"The archive is %s, its content has the SHA-256 %s.\n", c.GUN, oneLine(c.Archive), hexOrQuoted(c.Digest))
 		return err
 	}
 	return textCard.Execute(w, c.plain())
@@ -249,24 +277,45 @@ func clientName(gun string) bool {
 // plain takes from names what a terminal or a line-wise reader would take for
 // something else.
 func (c Card) plain() Card {
-	for _, s := range []*string{&c.Actor, &c.Reason, &c.GUN} {
-		*s = oneLine(*s)
+	for _, s := range []*string{&c.Actor, &c.Reason, &c.GUN, &c.Server} {
+		// A line that began with blanks would be a command.
+		*s = strings.TrimSpace(oneLine(*s))
 	}
-	tags := c.Tags
-	c.Tags = nil
+	tags, signers := c.Tags, c.Signers
+	c.Tags, c.Signers = nil, nil
 	for _, t := range tags {
-		if t.Name == oneLine(t.Name) {
+		if t.Name == oneLine(t.Name) && t.Size >= 0 && (t.SHA256 == "" || hexPlain.MatchString(t.SHA256)) {
 			c.Tags = append(c.Tags, t)
 		} else {
 			c.More++
 		}
 	}
+	for _, name := range signers {
+		if name == oneLine(name) {
+			c.Signers = append(c.Signers, name)
+		} else {
+			c.odd = append(c.odd, name)
+		}
+	}
 	return c
 }
 
+// Odd are signers that cannot be named in a command.
+func (c Card) Odd() []string { return c.odd }
+
+// ArchiveName is the archive's path, or "" if it cannot be named in a command.
+func (c Card) ArchiveName() string {
+	if c.Archive != oneLine(c.Archive) {
+		return ""
+	}
+	return c.Archive
+}
+
+// oneLine puts a blank in place of all that is not simply printed: ends of lines,
+// what moves the cursor, what turns the direction of writing, bytes of no character.
 func oneLine(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+		if r == utf8.RuneError || !strconv.IsPrint(r) {
 			return ' '
 		}
 		return r
@@ -301,6 +350,22 @@ func (c Card) HTML(w io.Writer) error {
 		}
 	}
 	return htmlCard.Execute(w, map[string]any{"Title": c.plain().GUN, "Blocks": blocks})
+}
+
+// CheckCardFile makes sure, as far as can be known, that WriteFile will be able to
+// write to path.
+func CheckCardFile(path string) error {
+	switch info, err := os.Stat(path); {
+	case err == nil && !info.Mode().IsRegular():
+		return fmt.Errorf("%w: %s is no file", storage.ErrInvalid, path)
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), ".card-*")
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Close(), os.Remove(f.Name()))
 }
 
 // WriteFile writes the card to a file that all may read, over what is there: as a

@@ -2,6 +2,7 @@ package admin
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -26,6 +27,9 @@ type PurgeConfig struct {
 	GUN    tuf.GUN
 	Dir    string // where the archive is put; "" is the working directory
 	Reason string
+	// KeysElsewhere purges although the two databases do not fit together: see
+	// ErrUnmatched.
+	KeysElsewhere bool
 }
 
 // A PurgeRecord is a purge as it is on record.
@@ -45,7 +49,8 @@ type PurgeRecord struct {
 }
 
 func recordOf(p metadb.Purge) PurgeRecord {
-	return PurgeRecord{ID: p.ID, GUN: p.GUN, At: p.At, Ended: p.Ended, Archive: p.Archive, Digest: p.Digest, Actor: p.Actor, Reason: p.Reason, Keys: p.Keys}
+	keys := append([]tuf.KeyID{}, p.Keys...)
+	return PurgeRecord{ID: p.ID, GUN: p.GUN, At: p.At, Ended: p.Ended, Archive: p.Archive, Digest: p.Digest, Actor: p.Actor, Reason: p.Reason, Keys: keys}
 }
 
 // Purge removes a repository from both databases, in steps, each of which leaves
@@ -53,53 +58,86 @@ func recordOf(p metadb.Purge) PurgeRecord {
 //
 //  1. All rows of both databases are archived, and the archive is read again.
 //     A crash leaves an archive too many, and nothing else.
-//  2. Keys that no file lists go from the signer's database: they have signed
-//     nothing, and would be handed out to who begins the repository anew, just
-//     before they go. The archive has them.
-//  3. In one transaction the server's rows go, if they are those of the archive,
+//  2. In one transaction the server's rows go, if they are those of the archive,
 //     and it is recorded which keys have to follow. Who publishes before it has
-//     his files archived in a second try; who publishes after it is refused.
-//  4. The signer's rows of those keys go, and that is recorded. A signer looks at
-//     the row for each signature: from here on none signs, on any replica.
+//     his files archived in a second try, and the first archive goes when the
+//     second is whole; who publishes after it is refused.
+//  3. The signer's rows of those keys go, and that is recorded. A signer looks at
+//     the row for each signature: from here on none signs, on any replica. Keys
+//     that somebody has begun to use anew since 2 stay; see endPurge.
+//
+// No key goes before 2: until then its repository lives, and may come to need it.
 //
 // A purge that an earlier call has not ended is ended, and then nothing else is
-// done: what is there by now was begun after it.
+// done: what is there by now was begun after it. If the files have gone and the
+// keys have not, the record is returned with the error.
 func (s *Site) Purge(ctx context.Context, c PurgeConfig) (PurgeRecord, error) {
 	if err := s.canPurge(); err != nil {
 		return PurgeRecord{}, err
 	}
-	open, err := s.Metadata.Purges(ctx, metadb.PurgeQuery{GUN: c.GUN, Open: true, Limit: 1})
+	c.Reason = cleanReason(c.Reason)
+	p, err := s.unfinished(ctx, c.GUN)
+	if err == nil && p == nil && !c.KeysElsewhere {
+		if err = s.match(ctx, c.GUN); errors.Is(err, ErrUnmatched) {
+			// It looks so, too, when another purge is under way.
+			var err2 error
+			if p, err2 = s.unfinished(ctx, c.GUN); err2 != nil || p != nil {
+				err = err2
+			}
+		}
+	}
 	if err != nil {
-		return PurgeRecord{}, err
+		return PurgeRecord{}, fmt.Errorf("purging %s: nothing was removed: %w", c.GUN, err)
 	}
-	if len(open) > 0 {
-		return s.endPurge(ctx, open[0])
+	if p != nil {
+		return s.endPurge(ctx, *p, nil)
 	}
-	var early []storage.KeyRow // removed by step 2 of an earlier try
+	older := ""
 	for try := 1; ; try++ {
-		r, a, path, err := s.takeArchive(ctx, c, early)
+		r, digest, path, err := s.takeArchive(ctx, c)
 		if err != nil {
+			if older != "" {
+				err = fmt.Errorf("%w (the archive %s is whole, but older than what is stored)", err, older)
+			}
 			return PurgeRecord{}, fmt.Errorf("purging %s: nothing was removed: %w", c.GUN, err)
+		}
+		if older != "" {
+			if err := os.Remove(older); err != nil {
+				return PurgeRecord{}, fmt.Errorf("purging %s: nothing was removed: %w", c.GUN, err)
+			}
 		}
 		s.step("archived")
-		early, err = s.removeUnlisted(ctx, a, r)
-		if err != nil {
-			return PurgeRecord{}, fmt.Errorf("purging %s: %w", c.GUN, err)
-		}
-		s.step("unlisted keys removed")
-		p, err := s.beginPurge(ctx, c, r, a, path)
+		p, err := s.beginPurge(ctx, c, r, digest, path)
 		if err == nil {
 			s.step("rows removed")
-			return s.endPurge(ctx, p)
+			return s.endPurge(ctx, p, r.Keys)
 		}
 		if !errors.Is(err, storage.ErrStale) || try == purgeTries {
-			return PurgeRecord{}, fmt.Errorf("purging %s: no file was removed; the archive %s is whole: %w", c.GUN, path, err)
+			return PurgeRecord{}, fmt.Errorf("purging %s: nothing was removed; the archive %s is whole: %w", c.GUN, path, err)
 		}
-		// All that it holds is in the next one.
-		if err := os.Remove(path); err != nil {
-			return PurgeRecord{}, fmt.Errorf("purging %s: nothing was removed: %w", c.GUN, err)
-		}
+		older = path
 	}
+}
+
+// unfinished finds the oldest purge of gun that has not ended, or nil.
+func (s *Site) unfinished(ctx context.Context, gun tuf.GUN) (*metadb.Purge, error) {
+	open, err := s.Metadata.Purges(ctx, metadb.PurgeQuery{GUN: gun, Open: true, Limit: 1})
+	if err != nil || len(open) == 0 {
+		return nil, err
+	}
+	return &open[0], nil
+}
+
+// maxReason is how many bytes of an operator's reason are kept.
+const maxReason = 1000
+
+// cleanReason makes a reason fit for every database.
+func cleanReason(s string) string {
+	s = strings.ReplaceAll(s, "\x00", "")
+	if len(s) > maxReason {
+		s = s[:maxReason]
+	}
+	return strings.TrimSpace(strings.ToValidUTF8(s, ""))
 }
 
 func (s *Site) canPurge() error {
@@ -112,8 +150,8 @@ func (s *Site) canPurge() error {
 	return nil
 }
 
-// ArchiveName is the name of the archive of a purge.
-func ArchiveName(gun tuf.GUN, at time.Time) string {
+// FileName is a part of a file's name that stands for gun, and for no other.
+func FileName(gun tuf.GUN) string {
 	plain := func(r rune) rune {
 		switch {
 		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r == '.', r == '-':
@@ -122,12 +160,20 @@ func ArchiveName(gun tuf.GUN, at time.Time) string {
 		return '_'
 	}
 	name := strings.TrimLeft(strings.Map(plain, string(gun)), ".")
-	return fmt.Sprintf("%.150s-%s.purge.tar", name, at.UTC().Format("20060102T150405.000000Z"))
+	if len(name) <= 150 && name == strings.ReplaceAll(string(gun), "/", "_") && !strings.Contains(string(gun), "_") {
+		return name
+	}
+	return fmt.Sprintf("%.150s_%.8x", name, sha256.Sum256([]byte(gun)))
+}
+
+// ArchiveName is the name of the archive of a purge.
+func ArchiveName(gun tuf.GUN, at time.Time) string {
+	return fmt.Sprintf("%s-%s.purge.tar", FileName(gun), at.UTC().Format("20060102T150405.000000Z"))
 }
 
 // takeArchive archives all of a GUN, and reads the archive again. The repository
 // is empty if there is nothing.
-func (s *Site) takeArchive(ctx context.Context, c PurgeConfig, early []storage.KeyRow) (r *archive.Repository, digest, path string, err error) {
+func (s *Site) takeArchive(ctx context.Context, c PurgeConfig) (r *archive.Repository, digest, path string, err error) {
 	for try := 1; ; try++ {
 		now := s.Now()
 		path, err = filepath.Abs(filepath.Join(c.Dir, ArchiveName(c.GUN, now)))
@@ -135,7 +181,7 @@ func (s *Site) takeArchive(ctx context.Context, c PurgeConfig, early []storage.K
 			return nil, "", "", err
 		}
 		h := archive.Header{Kind: "purge", Created: now.UTC(), Tool: s.Tool, By: s.Actor, Reason: c.Reason}
-		r, err = s.writeArchive(ctx, c.GUN, path, h, early)
+		r, err = s.writeArchive(ctx, c.GUN, path, h)
 		if err == nil {
 			break
 		}
@@ -152,7 +198,7 @@ func (s *Site) takeArchive(ctx context.Context, c PurgeConfig, early []storage.K
 
 // writeArchive reads the files before the keys: as long as the files stay as they
 // are, the keys that they list have been read.
-func (s *Site) writeArchive(ctx context.Context, gun tuf.GUN, path string, h archive.Header, early []storage.KeyRow) (*archive.Repository, error) {
+func (s *Site) writeArchive(ctx context.Context, gun tuf.GUN, path string, h archive.Header) (*archive.Repository, error) {
 	r := &archive.Repository{GUN: gun}
 	var err error
 	if r.Files, r.Changes, err = s.Metadata.Contents(ctx, gun); err != nil {
@@ -161,7 +207,6 @@ func (s *Site) writeArchive(ctx context.Context, gun tuf.GUN, path string, h arc
 	if r.Keys, err = s.Keys.Rows(ctx, keydb.Query{GUN: gun, Deleted: true}); err != nil {
 		return nil, err
 	}
-	r.Keys = append(r.Keys, early...)
 	if len(r.Files)+len(r.Keys) == 0 {
 		return nil, s.noSuch(ctx, gun)
 	}
@@ -182,63 +227,6 @@ func (s *Site) writeArchive(ctx context.Context, gun tuf.GUN, path string, h arc
 		err = w.Close()
 	}
 	return r, err
-}
-
-// removeUnlisted removes keys that no root of the archive lists, and returns all
-// such keys that the archive holds.
-func (s *Site) removeUnlisted(ctx context.Context, digest string, r *archive.Repository) ([]storage.KeyRow, error) {
-	listed, err := s.listedKeys(ctx, r)
-	if err != nil {
-		return nil, err
-	}
-	var rows []storage.KeyRow
-	var ids []tuf.KeyID
-	for _, k := range r.Keys {
-		if k.LastUsed.IsZero() && !listed[k.ID] {
-			rows, ids = append(rows, k), append(ids, k.ID)
-		}
-	}
-	if len(ids) == 0 || len(r.Files) == 0 { // without files all keys are such, and go with the rest
-		return nil, nil
-	}
-	reason := fmt.Sprintf("unused keys, before a purge; archive content SHA-256 %s", digest)
-	if err := s.Metadata.Record(ctx, storage.Event{Action: storage.ActionOrphans, GUN: r.GUN, Origin: storage.Origin{Actor: s.Actor}, Reason: reason}); err != nil {
-		return nil, err
-	}
-	_, err = s.Keys.Remove(ctx, ids...)
-	return rows, err
-}
-
-// listedKeys are the keys that roots of the repository list. A root that cannot
-// be read lists none.
-func (s *Site) listedKeys(ctx context.Context, r *archive.Repository) (map[tuf.KeyID]bool, error) {
-	listed := map[tuf.KeyID]bool{}
-	roots := slices.DeleteFunc(slices.Clone(r.Files), func(f storage.FileInfo) bool { return f.Role != tuf.RoleRoot })
-	err := s.Metadata.FilesOf(ctx, r.GUN, roots, func(f storage.FileRow) error {
-		for _, id := range rootKeys(f.Data) {
-			listed[id] = true
-		}
-		return nil
-	})
-	return listed, err
-}
-
-// rootKeys are the canonical IDs of the keys that a root lists.
-func rootKeys(data []byte) (ids []tuf.KeyID) {
-	env, err := tuf.ParseEnvelope(data)
-	if err != nil {
-		return nil
-	}
-	root, err := env.Root()
-	if err != nil {
-		return nil
-	}
-	for _, k := range root.Keys {
-		if id, err := k.CanonicalID(); err == nil {
-			ids = append(ids, id)
-		}
-	}
-	return ids
 }
 
 func (s *Site) beginPurge(ctx context.Context, c PurgeConfig, r *archive.Repository, digest, path string) (metadb.Purge, error) {
@@ -287,39 +275,6 @@ func newestOf(files []storage.FileInfo) string {
 	return storage.RolesOf(list)
 }
 
-// endPurge removes the signer's rows. A key that the GUN's current root lists
-// stays: who still had the root key has published it anew meanwhile.
-func (s *Site) endPurge(ctx context.Context, p metadb.Purge) (PurgeRecord, error) {
-	again := false
-	_, err := s.Metadata.EndPurge(ctx, p.ID, func(ctx context.Context, p metadb.Purge) error {
-		listed := map[tuf.KeyID]bool{}
-		gen, err := s.Metadata.Generation(ctx, p.GUN, tuf.RoleRoot)
-		switch {
-		case err == nil:
-			again = true
-			for _, id := range rootKeys(gen.Files[tuf.RoleRoot].Data) {
-				listed[id] = true
-			}
-		case errors.Is(err, storage.ErrNotFound), errors.Is(err, storage.ErrDamaged):
-		default:
-			return err
-		}
-		ids := slices.DeleteFunc(slices.Clone(p.Keys), func(id tuf.KeyID) bool { return listed[id] })
-		if _, err := s.Keys.Remove(ctx, ids...); err != nil {
-			return err
-		}
-		s.step("keys removed")
-		return nil
-	})
-	if err != nil {
-		return PurgeRecord{}, fmt.Errorf("purging %s: its files are gone, its keys not yet: the same command, or trust-admin purge resume, ends it (archive %s): %w", p.GUN, p.Archive, err)
-	}
-	s.step("ended")
-	r := recordOf(p)
-	r.Ended, r.Again = s.Now().UTC(), again
-	return r, nil
-}
-
 // Purges calls f for each purge on record, oldest first; with open for those
 // alone that have not ended.
 func (s *Site) Purges(ctx context.Context, open bool, f func(PurgeRecord) error) error {
@@ -346,7 +301,7 @@ func (s *Site) ResumePurges(ctx context.Context, done func(PurgeRecord) error) e
 		return err
 	}
 	return s.Purges(ctx, true, func(r PurgeRecord) error {
-		ended, err := s.endPurge(ctx, metadb.Purge{ID: r.ID, GUN: r.GUN, At: r.At, Archive: r.Archive, Digest: r.Digest, Actor: r.Actor, Reason: r.Reason, Keys: r.Keys})
+		ended, err := s.endPurge(ctx, metadb.Purge{ID: r.ID, GUN: r.GUN, At: r.At, Archive: r.Archive, Digest: r.Digest, Actor: r.Actor, Reason: r.Reason, Keys: r.Keys}, nil)
 		if err != nil {
 			return err
 		}
@@ -354,10 +309,32 @@ func (s *Site) ResumePurges(ctx context.Context, done func(PurgeRecord) error) e
 	})
 }
 
+// LastPurge is the newest purge of gun that is on record, or nil.
+func (s *Site) LastPurge(ctx context.Context, gun tuf.GUN) (*PurgeRecord, error) {
+	for q, last := (metadb.PurgeQuery{GUN: gun, Limit: 500}), (*PurgeRecord)(nil); ; {
+		page, err := s.Metadata.Purges(ctx, q)
+		if err != nil || len(page) == 0 {
+			return last, err
+		}
+		r := recordOf(page[len(page)-1])
+		last, q.After = &r, r.ID
+	}
+}
+
 // WithPrefix lists the GUNs that begin with prefix and have rows in the server's
-// database.
+// database, or a purge that has not ended.
 func (s *Site) WithPrefix(ctx context.Context, prefix string) (guns []tuf.GUN, err error) {
 	err = s.each(ctx, Selection{Prefix: prefix}, func(g tuf.GUN) error { guns = append(guns, g); return nil })
+	if err == nil && s.Recorded {
+		err = s.Purges(ctx, true, func(r PurgeRecord) error {
+			if strings.HasPrefix(string(r.GUN), prefix) {
+				guns = append(guns, r.GUN)
+			}
+			return nil
+		})
+	}
+	slices.Sort(guns)
+	guns = slices.Compact(guns)
 	if err == nil && len(guns) == 0 {
 		err = fmt.Errorf("%w: no repository begins with %q", storage.ErrNotFound, prefix)
 	}

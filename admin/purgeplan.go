@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
+	"countersign/admin/archive"
 	"countersign/storage"
 	"countersign/storage/keydb"
 	"countersign/storage/metadb"
@@ -32,6 +34,9 @@ type PurgePlan struct {
 	LastPublish time.Time `json:"last_publish,omitzero"`
 	// Faults are what could not be read. It goes all the same.
 	Faults []string `json:"faults,omitempty"`
+	// Unmatched says why the keys do not seem to be those of the repository. It is
+	// not purged then, unless the operator says so.
+	Unmatched []string `json:"unmatched,omitempty"`
 	// Unfinished is the purge that was begun earlier and has not ended: the same
 	// command ends it, and does nothing else.
 	Unfinished *PurgeRecord `json:"unfinished,omitempty"`
@@ -76,15 +81,15 @@ const maxTags = 1000
 // there is no such repository the error wraps storage.ErrNotFound, and names
 // those with a similar name.
 func (s *Site) PlanPurge(ctx context.Context, gun tuf.GUN) (*PurgePlan, error) {
-	files, err := s.Metadata.Files(ctx, gun)
-	if err != nil {
-		return nil, err
-	}
 	keys, err := s.Keys.Rows(ctx, keydb.Query{GUN: gun, Deleted: true})
 	if err != nil {
 		return nil, err
 	}
-	p := &PurgePlan{GUN: gun, Roles: []RolePlan{}, Keys: []KeyPlan{}, Owners: []OwnerKeys{}, Signers: []string{}, Tags: []TagPlan{}}
+	files, err := s.Metadata.Files(ctx, gun)
+	if err != nil {
+		return nil, err
+	}
+	p := newPlan(gun)
 	open, err := s.Metadata.Purges(ctx, metadb.PurgeQuery{GUN: gun, Open: true, Limit: 1})
 	if err != nil {
 		return nil, err
@@ -96,14 +101,70 @@ func (s *Site) PlanPurge(ctx context.Context, gun tuf.GUN) (*PurgePlan, error) {
 	if len(files)+len(keys)+len(open) == 0 {
 		return nil, s.noSuch(ctx, gun)
 	}
-	p.sum(files)
+	if p.Unfinished == nil {
+		if p.Unmatched, err = s.unmatched(ctx, gun, files, keys); err != nil {
+			return nil, err
+		}
+	}
+	p.sum(files, keys)
+	return p, p.read(func(r RolePlan) (storage.Metadata, error) { return s.Metadata.ByVersion(ctx, gun, r.Role, r.Newest) })
+}
+
+func newPlan(gun tuf.GUN) *PurgePlan {
+	return &PurgePlan{GUN: gun, Roles: []RolePlan{}, Keys: []KeyPlan{}, Owners: []OwnerKeys{}, Signers: []string{}, Tags: []TagPlan{}}
+}
+
+// An ArchivedPurge is what an archive of a purge tells of it.
+type ArchivedPurge struct {
+	Plans   []*PurgePlan
+	Records []PurgeRecord // of the same repositories
+}
+
+// ReadPurge reads an archive of a purge, for its card.
+func ReadPurge(path string) (*ArchivedPurge, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	a, err := archive.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer a.Close()
+	h := a.Header
+	if h.Kind != "purge" {
+		return nil, fmt.Errorf("%w: %s is an archive of kind %q, not of a purge", storage.ErrInvalid, path, h.Kind)
+	}
+	out := &ArchivedPurge{}
+	return out, a.Each(func(r *archive.Repository, files archive.Files) error {
+		p := newPlan(r.GUN)
+		p.sum(r.Files, r.Keys)
+		newest := map[tuf.RoleName][]byte{}
+		if err := files(func(f storage.FileRow) error {
+			for _, role := range p.Roles {
+				if f.Role == role.Role && f.Version == role.Newest && f.Deleted.IsZero() {
+					newest[f.Role] = f.Data
+				}
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
+		rec := PurgeRecord{GUN: r.GUN, At: h.Created, Archive: path, Digest: a.Digest, Actor: h.By, Reason: h.Reason, Keys: []tuf.KeyID{}}
+		for _, k := range r.Keys {
+			rec.Keys = append(rec.Keys, k.ID)
+		}
+		out.Plans, out.Records = append(out.Plans, p), append(out.Records, rec)
+		return p.read(func(r RolePlan) (storage.Metadata, error) {
+			return storage.Metadata{Role: r.Role, Data: newest[r.Role]}, nil
+		})
+	})
+}
+
+func (p *PurgePlan) sum(files []storage.FileInfo, keys []storage.KeyRow) {
 	for _, k := range keys {
 		p.Keys = append(p.Keys, KeyPlan{ID: k.ID, Role: k.Role, Created: k.CreatedAt, LastUsed: k.LastUsed, Deleted: !k.Deleted.IsZero()})
 	}
-	return p, p.read(ctx, s.Metadata)
-}
-
-func (p *PurgePlan) sum(files []storage.FileInfo) {
 	roles := map[tuf.RoleName]*RolePlan{}
 	for _, f := range files {
 		r := roles[f.Role]
@@ -150,13 +211,13 @@ func rank(r tuf.RoleName) int {
 
 // read looks into the newest files. The repository may be damaged: what cannot
 // be read is told, and is no error. An error of the database is one.
-func (p *PurgePlan) read(ctx context.Context, store *metadb.Store) error {
+func (p *PurgePlan) read(newest func(RolePlan) (storage.Metadata, error)) error {
 	tags := map[string]TagPlan{}
 	for _, r := range p.Roles {
 		if r.Newest == 0 || r.Role == tuf.RoleSnapshot || r.Role == tuf.RoleTimestamp {
 			continue
 		}
-		f, err := store.ByVersion(ctx, p.GUN, r.Role, r.Newest)
+		f, err := newest(r)
 		if errors.Is(err, storage.ErrNotFound) {
 			continue // it was deleted since
 		}
@@ -189,7 +250,7 @@ func (p *PurgePlan) look(f storage.Metadata, tags map[string]TagPlan) error {
 			return err
 		}
 		for _, role := range []tuf.RoleName{tuf.RoleRoot, tuf.RoleTargets} {
-			p.Owners = append(p.Owners, OwnerKeys{Role: role, IDs: root.Roles[role].KeyIDs})
+			p.Owners = append(p.Owners, OwnerKeys{Role: role, IDs: append([]tuf.KeyID{}, root.Roles[role].KeyIDs...)})
 		}
 		return nil
 	}

@@ -24,6 +24,8 @@ type RestoreConfig struct {
 	Replace bool
 	Dir     string
 	Reason  string
+	// KeysElsewhere is that of the purge.
+	KeysElsewhere bool
 	// NewTimestamp has the signer sign a timestamp that follows all that clients
 	// may have seen: higher than all that are on record, and at least Version.
 	NewTimestamp bool
@@ -62,6 +64,7 @@ func (s *Site) Restore(ctx context.Context, c RestoreConfig, done func(Restored)
 	if s.Metadata == nil || s.Keys == nil {
 		return errors.New("to restore needs the configurations of both programs")
 	}
+	c.Reason = cleanReason(c.Reason)
 	a, err := archive.Open(c.Path)
 	if err != nil {
 		return err
@@ -114,7 +117,7 @@ func (s *Site) restore(ctx context.Context, c RestoreConfig, a *archive.Archive,
 	s.step("keys restored")
 	if len(r.Files) > 0 {
 		fresh, err := s.Metadata.Restore(ctx, metadb.Restoration{
-			GUN: r.GUN, Files: r.Files, Changes: r.Changes, Each: eachOf(a, r.GUN),
+			GUN: r.GUN, Files: r.Files, Changes: r.Changes, Each: a.FilesOf(r.GUN),
 			Event: storage.Event{
 				Action: storage.ActionRestore, GUN: r.GUN, Origin: storage.Origin{Actor: s.Actor},
 				Roles: newestOf(r.Files), Reason: withArchive(c.Reason, c.Path, a.Digest),
@@ -151,7 +154,7 @@ func (s *Site) makeRoom(ctx context.Context, c RestoreConfig, r *archive.Reposit
 		return nil, err
 	}
 	for _, p := range open {
-		if _, err := s.endPurge(ctx, p); err != nil {
+		if _, err := s.endPurge(ctx, p, nil); err != nil {
 			return nil, err
 		}
 	}
@@ -165,7 +168,7 @@ func (s *Site) makeRoom(ctx context.Context, c RestoreConfig, r *archive.Reposit
 	if !c.Replace {
 		return nil, fmt.Errorf("%w, with %d files: trust-admin show %s shows it; --replace purges it first, into an archive of its own", ErrAlive, len(have), r.GUN)
 	}
-	p, err := s.Purge(ctx, PurgeConfig{GUN: r.GUN, Dir: c.Dir, Reason: "replaced by " + c.Path})
+	p, err := s.Purge(ctx, PurgeConfig{GUN: r.GUN, Dir: c.Dir, Reason: "replaced by " + c.Path, KeysElsewhere: c.KeysElsewhere})
 	return &p, err
 }
 
@@ -194,18 +197,6 @@ func (s *Site) restoreKeys(ctx context.Context, r *archive.Repository) (other []
 		other = append(other, k.ID)
 	}
 	return other, nil
-}
-
-// eachOf reads the files of one repository of an archive.
-func eachOf(a *archive.Archive, gun tuf.GUN) func(func(storage.FileRow) error) error {
-	return func(f func(storage.FileRow) error) error {
-		return a.Each(func(r *archive.Repository, files archive.Files) error {
-			if r.GUN != gun {
-				return nil
-			}
-			return files(f)
-		})
-	}
 }
 
 // publisher has timestamps signed by the running signer, as the server has. No

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -17,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"countersign/admin"
+	"countersign/storage"
 	"countersign/tuf"
 )
 
@@ -25,13 +25,14 @@ const shownTags = 10
 
 type purgeFlags struct {
 	siteFlags
-	yes            bool
-	prefix         string
-	count          int
-	reason         string
-	dir            string
-	card, cardPage string
-	url            string
+	yes       bool
+	prefix    string
+	count     int
+	reason    string
+	dir       string
+	card      string
+	url       string
+	elsewhere bool
 }
 
 func newPurge() *cobra.Command {
@@ -50,6 +51,9 @@ trust-admin restore takes all of it back. Printed at the end is the recovery car
 what to do now on the clients.
 
 A GUN is meant exactly. --prefix means all that begin so, and asks for their number.
+If the signer does not have the keys that the repository's root lists, or has used
+others, the two configurations may be those of two installations, and nothing is
+done; --keys-elsewhere says that they are not.
 
 Exit code: 0 if it was purged, 3 if it was only shown, 1 for a fault, 2 for a wrong
 command line.`,
@@ -70,8 +74,9 @@ command line.`,
 	fs.StringVar(&f.dir, "archive-dir", ".", "where the archives are put")
 	fs.StringVar(&f.card, "card", "", "write the recovery card there, too; as a page if the name ends in .html")
 	fs.StringVar(&f.url, "server-url", "", "for the card: the URL by which clients know the trust server")
+	fs.BoolVar(&f.elsewhere, "keys-elsewhere", false, "purge although the signer's keys do not fit the repository")
 	_ = cmd.MarkFlagDirname("archive-dir")
-	cmd.AddCommand(newPurgeList(), newPurgeResume())
+	cmd.AddCommand(newPurgeList(), newPurgeResume(), newPurgeCard())
 	return cmd
 }
 
@@ -88,6 +93,7 @@ func (f *purgeFlags) run(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return fmt.Errorf("%w%w", err, silent{errUsage})
 	}
+	guns = distinct(guns)
 	return f.with(cmd, func(ctx context.Context, s *admin.Site) error {
 		if f.prefix != "" {
 			if guns, err = s.WithPrefix(ctx, f.prefix); err != nil {
@@ -147,70 +153,131 @@ func (f *purgeFlags) confirm(cmd *cobra.Command, n int) error {
 	return nil
 }
 
-func (f *purgeFlags) purge(ctx context.Context, cmd *cobra.Command, s *admin.Site, guns []tuf.GUN) error {
-	// All names are looked at first: a slip in the last one must not be found when
-	// the others are gone.
-	if f.prefix == "" {
-		for _, gun := range guns {
-			if _, err := s.PlanPurge(ctx, gun); err != nil {
-				return err
-			}
+// distinct drops what is named twice.
+func distinct(guns []tuf.GUN) (once []tuf.GUN) {
+	seen := map[tuf.GUN]bool{}
+	for _, gun := range guns {
+		if !seen[gun] {
+			seen[gun], once = true, append(once, gun)
 		}
 	}
-	done := []admin.PurgeRecord{}
-	for i, gun := range guns {
-		if len(guns) > 1 {
-			fmt.Fprintf(cmd.ErrOrStderr(), "%d of %d: %s\n", i+1, len(guns), plainText(string(gun)))
+	return once
+}
+
+func (f *purgeFlags) purge(ctx context.Context, cmd *cobra.Command, s *admin.Site, guns []tuf.GUN) error {
+	// All is looked at first: a slip in the last name, or in that of the card, must
+	// not be found when the others are gone.
+	done := purgedOutput{Purged: []admin.PurgeRecord{}, Already: []admin.PurgeRecord{}}
+	var todo []tuf.GUN
+	for _, gun := range guns {
+		plan, err := s.PlanPurge(ctx, gun)
+		if err == nil && len(plan.Unmatched) > 0 && !f.elsewhere {
+			err = fmt.Errorf("nothing was done: %w", admin.Unmatched(gun, plan.Unmatched))
 		}
-		r, err := f.one(ctx, cmd, s, gun)
+		if err == nil {
+			todo = append(todo, gun)
+			continue
+		}
+		last, err2 := s.LastPurge(ctx, gun)
+		if !errors.Is(err, storage.ErrNotFound) || err2 != nil || last == nil {
+			return errors.Join(err, err2)
+		}
+		done.Already = append(done.Already, *last)
+		if f.output != "json" {
+			fmt.Fprintf(cmd.OutOrStdout(), "%s was purged already, at %s: see trust-admin purge list\narchive  %s\n\n", plainText(string(gun)), minute(last.At), plainText(last.Archive))
+		}
+	}
+	cards := cardPaths(f.card, todo)
+	for _, path := range cards {
+		if err := admin.CheckCardFile(path); err != nil {
+			return fmt.Errorf("nothing was done: the card cannot be written: %w", err)
+		}
+	}
+	for i, gun := range todo {
+		if len(todo) > 1 {
+			fmt.Fprintf(cmd.ErrOrStderr(), "%d of %d: %s\n", i+1, len(todo), plainText(string(gun)))
+		}
+		r, err := f.one(ctx, cmd, s, gun, cards[gun])
+		if r.Archive != "" { // its files have gone, whatever failed then
+			done.Purged = append(done.Purged, r)
+		}
 		if err != nil {
-			if len(guns) > 1 {
-				err = fmt.Errorf("%w\n%s were purged, and %d were not, from %s on", err, plural(i, "repository", "repositories"), len(guns)-i, gun)
+			if n := len(done.Purged); len(todo) > 1 {
+				err = fmt.Errorf("%w\n%s gone, and %d not looked at", err, plural(n, "repository has", "repositories have"), len(todo)-i-1)
 			}
 			return errors.Join(err, f.printDone(cmd, done))
 		}
-		done = append(done, r)
 	}
 	return f.printDone(cmd, done)
 }
 
-func (f *purgeFlags) printDone(cmd *cobra.Command, done []admin.PurgeRecord) error {
+// purgedOutput is the output for programs.
+type purgedOutput struct {
+	Purged  []admin.PurgeRecord `json:"purged"`
+	Already []admin.PurgeRecord `json:"already_purged"`
+}
+
+func (f *purgeFlags) printDone(cmd *cobra.Command, done purgedOutput) error {
 	if f.output != "json" {
 		return nil
 	}
-	return writeJSON(cmd.OutOrStdout(), map[string]any{"purged": done})
+	return writeJSON(cmd.OutOrStdout(), done)
 }
 
-func (f *purgeFlags) one(ctx context.Context, cmd *cobra.Command, s *admin.Site, gun tuf.GUN) (admin.PurgeRecord, error) {
+// one purges gun. A purge that an earlier call has begun is ended: what it took
+// away is told from its archive.
+func (f *purgeFlags) one(ctx context.Context, cmd *cobra.Command, s *admin.Site, gun tuf.GUN, cardPath string) (admin.PurgeRecord, error) {
 	plan, err := s.PlanPurge(ctx, gun)
 	if err != nil {
 		return admin.PurgeRecord{}, err
 	}
-	r, err := s.Purge(ctx, admin.PurgeConfig{GUN: gun, Dir: f.dir, Reason: f.reason})
+	r, err := s.Purge(ctx, admin.PurgeConfig{GUN: gun, Dir: f.dir, Reason: f.reason, KeysElsewhere: f.elsewhere})
 	if err != nil {
 		return r, err
 	}
+	finished := plan.Unfinished != nil
+	if finished {
+		if plan, err = archivedPlan(r.Archive, gun); err != nil {
+			fmt.Fprintf(cmd.ErrOrStderr(), "the card does not name what was signed, since the archive cannot be read: %v\n", err)
+		}
+	}
 	card := admin.NewCard(r, plan, f.url)
 	if f.output == "table" {
-		if err := printPurged(cmd.OutOrStdout(), r, plan, card); err != nil {
+		if err := printPurged(cmd.OutOrStdout(), r, plan, finished, card); err != nil {
 			return r, err
 		}
 	}
-	if err := f.writeCard(card); err != nil {
-		return r, fmt.Errorf("%s is purged (archive %s), but its card was not written: %w", gun, r.Archive, err)
+	if cardPath == "" {
+		return r, nil
+	}
+	if err := card.WriteFile(cardPath); err != nil {
+		return r, fmt.Errorf("%s is purged, but its card was not written; trust-admin purge card %s prints it: %w", gun, r.Archive, err)
 	}
 	return r, nil
 }
 
-func printPurged(w io.Writer, r admin.PurgeRecord, plan *admin.PurgePlan, card admin.Card) error {
+func archivedPlan(path string, gun tuf.GUN) (*admin.PurgePlan, error) {
+	a, err := admin.ReadPurge(path)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range a.Plans {
+		if p.GUN == gun {
+			return p, nil
+		}
+	}
+	return nil, fmt.Errorf("%w: it has no repository %q", storage.ErrNotFound, gun)
+}
+
+func printPurged(w io.Writer, r admin.PurgeRecord, plan *admin.PurgePlan, finished bool, card admin.Card) error {
 	var b bytes.Buffer
 	switch {
-	case plan.Unfinished != nil:
+	case finished:
 		fmt.Fprintf(&b, "The purge of %s that was begun at %s is finished.\n", plainText(string(r.GUN)), minute(r.At))
 	default:
 		fmt.Fprintf(&b, "%s is purged: %d files and %d keys.\n", plainText(string(r.GUN)), plan.Files, len(r.Keys))
 	}
-	fmt.Fprintf(&b, "archive  %s\ncontent  SHA-256 %s\n", r.Archive, r.Digest)
+	fmt.Fprintf(&b, "archive  %s\ncontent  SHA-256 %s\n", plainText(r.Archive), plainText(r.Digest))
 	if r.Again {
 		fmt.Fprintf(&b, "It has been begun anew since. What is there now was left alone.\n")
 	}
@@ -223,20 +290,26 @@ func printPurged(w io.Writer, r admin.PurgeRecord, plan *admin.PurgePlan, card a
 	return err
 }
 
-// writeCard writes the card where it was asked for; with several repositories
-// each has its own, with the name of the repository in that of the file.
-func (f *purgeFlags) writeCard(card admin.Card) error {
-	if f.card == "" {
-		return nil
+// cardPaths are where the cards go: the first as it was asked for, each other with
+// the name of its repository in that of the file.
+func cardPaths(path string, guns []tuf.GUN) map[tuf.GUN]string {
+	paths := map[tuf.GUN]string{}
+	if path == "" {
+		return paths
 	}
-	path := f.card
-	if f.cardPage != "" && f.cardPage != card.GUN { // not the first one
-		ext := filepath.Ext(path)
-		path = strings.TrimSuffix(path, ext) + "-" + strings.NewReplacer("/", "_", ":", "_").Replace(card.GUN) + ext
-	} else {
-		f.cardPage = card.GUN
+	taken := map[string]bool{}
+	ext := filepath.Ext(path)
+	for i, gun := range guns {
+		name := path
+		if i > 0 {
+			name = strings.TrimSuffix(path, ext) + "-" + admin.FileName(gun) + ext
+		}
+		for n := 2; taken[name]; n++ {
+			name = fmt.Sprintf("%s-%s-%d%s", strings.TrimSuffix(path, ext), admin.FileName(gun), n, ext)
+		}
+		taken[name], paths[gun] = true, name
 	}
-	return card.WriteFile(path)
+	return paths
 }
 
 func plural(n int, one, many string) string {
@@ -292,6 +365,18 @@ func printPlan(w io.Writer, p *admin.PurgePlan) error {
 	fmt.Fprintf(&b, "  %s\n", strings.TrimSuffix(plural(p.TagCount, "tag", "tags")+": "+tags, ": "))
 	if len(p.Signers) > 0 {
 		fmt.Fprintf(&b, "  signers: %s\n", plainText(strings.Join(p.Signers, ", ")))
+	}
+	for _, why := range p.Unmatched {
+		column := 0
+		for _, word := range strings.Fields("  not purged without --keys-elsewhere: " + plainText(why)) {
+			if column == 0 || column+1+len(word) > 76 {
+				fmt.Fprintf(&b, "%s ", strings.Repeat("\n", min(column, 1)))
+				column = 0
+			}
+			fmt.Fprintf(&b, " %s", word)
+			column += 1 + len(word)
+		}
+		fmt.Fprintf(&b, "\n")
 	}
 	for _, fault := range p.Faults {
 		fmt.Fprintf(&b, "  cannot be read: %s\n", plainText(fault))
@@ -381,86 +466,30 @@ not. A purge that was cut off before that has removed no file: repeat its comman
 	return cmd
 }
 
-// newRestore is the way back.
-func newRestore() *cobra.Command {
-	var f siteFlags
-	var c admin.RestoreConfig
-	var version int32
+func newPurgeCard() *cobra.Command {
+	var url string
 	cmd := &cobra.Command{
-		Use:   "restore ARCHIVE",
-		Short: "Bring back what was purged",
-		Long: `Bring back what trust-admin purge has archived: every file and key byte for byte,
-and the changefeed. The archive is read to its end before anything is written. A
-repository that was published anew meanwhile is left alone, unless --replace is
-given: then it is purged first, into an archive of its own. If it is killed, the
-same command finishes the work. The programs may go on running.
-
-Clients refuse a timestamp with a lower version than they have seen. For a
-repository that has gone on elsewhere since the archive was made, --as-new-timestamp
-has the running signer sign one with a version above all that are on record;
---timestamp-version makes it higher still.`,
-		Example: `  trust-admin restore registry.example.com_team_app-20261121T160400.000000Z.purge.tar \
-      --server-config server.json --signer-config signer.json
-  trust-admin restore app.purge.tar --as-new-timestamp --timestamp-version 500 \
-      --server-config server.json --signer-config signer.json`,
-		Args: cobra.ExactArgs(1),
+		Use:     "card ARCHIVE",
+		Short:   "Print the recovery card of a purge again",
+		Long:    `Print the recovery card of each repository in an archive of trust-admin purge.`,
+		Example: `  trust-admin purge card app.purge.tar --server-url https://notary.example.com:4443`,
+		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c.Path, c.Version = args[0], tuf.Version(version)
-			if version < 0 || version > 0 && !c.NewTimestamp {
-				return fmt.Errorf("--timestamp-version is a positive number, beside --as-new-timestamp%w", silent{errUsage})
+			a, err := admin.ReadPurge(args[0])
+			if err != nil {
+				return err
 			}
-			return f.with(cmd, func(ctx context.Context, s *admin.Site) error {
-				return restore(ctx, cmd, s, c, f.output)
-			})
+			for i, p := range a.Plans {
+				if err := admin.NewCard(a.Records[i], p, url).Text(cmd.OutOrStdout()); err != nil {
+					return err
+				}
+			}
+			return nil
 		},
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			return []string{"tar"}, cobra.ShellCompDirectiveFilterFileExt
 		},
 	}
-	f.add(cmd, needServer|needSigner)
-	fs := cmd.Flags()
-	fs.BoolVar(&c.Replace, "replace", false, "purge a repository that has the name by now")
-	fs.BoolVar(&c.NewTimestamp, "as-new-timestamp", false, "have the signer sign a newer timestamp")
-	fs.Int32Var(&version, "timestamp-version", 0, "with --as-new-timestamp: its version, at least")
-	fs.StringVar(&c.Reason, "reason", "", "why, for the audit log")
-	fs.StringVar(&c.Dir, "archive-dir", ".", "with --replace: where the archive of what is replaced is put")
-	_ = cmd.MarkFlagDirname("archive-dir")
+	cmd.Flags().StringVar(&url, "server-url", "", "the URL by which clients know the trust server")
 	return cmd
-}
-
-func restore(ctx context.Context, cmd *cobra.Command, s *admin.Site, c admin.RestoreConfig, output string) error {
-	done := []admin.Restored{}
-	err := s.Restore(ctx, c, func(r admin.Restored) error {
-		done = append(done, r)
-		if output == "json" {
-			return nil
-		}
-		return printRestored(cmd.OutOrStdout(), r)
-	})
-	if output == "json" {
-		err = errors.Join(err, writeJSON(cmd.OutOrStdout(), map[string]any{"restored": done}))
-	}
-	if errors.Is(err, os.ErrNotExist) {
-		err = fmt.Errorf("%w (trust-admin purge list says where archives were put)", err)
-	}
-	return err
-}
-
-func printRestored(w io.Writer, r admin.Restored) error {
-	var b bytes.Buffer
-	if r.Replaced != nil {
-		fmt.Fprintf(&b, "what had the name is purged: %s\n", plainText(r.Replaced.Archive))
-	}
-	fmt.Fprintf(&b, "%s is restored: %d files, %d keys\n", plainText(string(r.GUN)), r.Files, r.Keys)
-	if r.Already {
-		fmt.Fprintf(&b, "  its files were there already\n")
-	}
-	for _, id := range r.OtherForm {
-		fmt.Fprintf(&b, "  key %s has been sealed anew since, and stays so\n", plainText(string(id)))
-	}
-	if r.Timestamp > 0 {
-		fmt.Fprintf(&b, "  its timestamp was signed anew, as version %d\n", r.Timestamp)
-	}
-	_, err := w.Write(b.Bytes())
-	return err
 }

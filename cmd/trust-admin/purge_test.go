@@ -89,11 +89,13 @@ func TestPurgeRefuses(t *testing.T) {
 		"a count of nothing":   {2, []string{"x", "--count", "1", "--yes"}, "--count goes with --prefix"},
 		"an empty name":        {2, []string{"", "--yes"}, "empty"},
 		"a prefix as a name":   {1, []string{"example.org/team/", "--yes"}, "no repository is named"},
-		"the last one wrong":   {1, []string{"example.org/team/app", "example.org/tean/app", "--yes"}, `there is "example.org/team/app"`},
+		"the last one wrong":   {1, []string{"example.org/team/app", "example.org/tean/app", "--yes", "--keys-elsewhere"}, `there is "example.org/team/app"`},
 		"a wrong count":        {1, []string{"--prefix", "example.org/team/", "--count", "3", "--yes"}, "2 repositories begin with"},
 		"no count":             {1, []string{"--prefix", "example.org/team/", "--yes"}, "scripts give --count"},
 		"a prefix of none":     {1, []string{"--prefix", "example.com/", "--count", "0", "--yes"}, "no repository begins with"},
-		"no folder of archive": {1, []string{"example.org/other", "--archive-dir", "/no/such", "--yes"}, "nothing was removed"},
+		"no folder of archive": {1, []string{"example.org/other", "--archive-dir", "/no/such", "--yes", "--keys-elsewhere"}, "nothing was removed"},
+		"no folder of card":    {1, []string{"example.org/other", "--card", "/no/such/card", "--yes", "--keys-elsewhere"}, "nothing was done: the card cannot be written"},
+		"other keys":           {1, []string{"example.org/other", "--yes"}, "--keys-elsewhere"},
 		"a wrong output":       {2, []string{"example.org/other", "--output", "xml"}, "--output is table or json"},
 	} {
 		code, out, errs := runAdmin(t, s.args(append([]string{"purge"}, c.args...)...)...)
@@ -113,7 +115,7 @@ func TestPurgeAndBack(t *testing.T) {
 	s := purgeShop(t)
 	dir := t.TempDir()
 	card := filepath.Join(dir, "card.html")
-	out := s.run(0, "purge", "example.org/other", "--yes", "--reason", "laptop lost", "--archive-dir", dir, "--card", card, "--server-url", "https://notary.example.org:4443/")
+	out := s.run(0, "purge", "example.org/other", "example.org/other", "--keys-elsewhere", "--yes", "--reason", "laptop lost", "--archive-dir", dir, "--card", card, "--server-url", "https://notary.example.org:4443/")
 	narrow(t, out)
 	for _, want := range []string{
 		"example.org/other is purged: 6 files and 0 keys.\n", "\nRECOVERY CARD  example.org/other\n",
@@ -147,6 +149,14 @@ func TestPurgeAndBack(t *testing.T) {
 	if _, out, _ := runAdmin(t, append([]string{"purge", "list", "--unfinished", "--output", "json"}, s.flags[:2]...)...); strings.Join(strings.Fields(out), "") != `{"purges":[]}` {
 		t.Errorf("unfinished: %s", out)
 	}
+	if code, printed, errs := runAdmin(t, "purge", "card", archives[0], "--server-url", "https://notary.example.org:4443/"); code != 0 || !strings.HasSuffix(out, printed+"\n") {
+		t.Errorf("the card from the archive differs: %s\n%s", errs, printed)
+	}
+	// The same command does nothing twice, and does not stop what is beside it.
+	again := s.run(0, "purge", "example.org/other", "--yes", "--archive-dir", dir)
+	if !strings.HasPrefix(again, "example.org/other was purged already, at ") || !strings.Contains(again, archives[0]) || s.guns() != 2 {
+		t.Errorf("again: %s", again)
+	}
 	if out := s.run(0, "restore", archives[0]); out != "example.org/other is restored: 6 files, 0 keys\n" || s.guns() != 3 {
 		t.Errorf("restore: %s", out)
 	}
@@ -172,7 +182,7 @@ func TestPurgePrefix(t *testing.T) {
 	dir := t.TempDir()
 	root := newRoot()
 	var out, errs bytes.Buffer
-	root.SetArgs(s.args("purge", "--prefix", "example.org/team/", "--yes", "--archive-dir", dir, "--card", filepath.Join(dir, "card.txt")))
+	root.SetArgs(s.args("purge", "--prefix", "example.org/team/", "--yes", "--keys-elsewhere", "--archive-dir", dir, "--card", filepath.Join(dir, "card.txt")))
 	root.SetIn(strings.NewReader("2\n"))
 	root.SetOut(&out)
 	root.SetErr(&errs)
@@ -203,10 +213,10 @@ func TestPurgeHostile(t *testing.T) {
 	s.put(tuftest.New(t, "../../etc", tuftest.Options{KeyType: tuf.KeyED25519}))
 	s.run(3, "purge", string(gun), "../../etc")
 	dir := t.TempDir()
-	if out := s.run(0, "purge", string(gun), "--yes", "--archive-dir", dir); strings.Contains(out, "rm -rf \"") {
+	if out := s.run(0, "purge", string(gun), "--yes", "--keys-elsewhere", "--archive-dir", dir); strings.Contains(out, "rm -rf \"") {
 		t.Errorf("it gives commands for a name that no client has:\n%s", out)
 	}
-	if out := s.run(0, "purge", "../../etc", "--yes", "--archive-dir", dir); !strings.Contains(out, "nothing to do on clients") || strings.Contains(out, "    rm") {
+	if out := s.run(0, "purge", "../../etc", "--yes", "--keys-elsewhere", "--archive-dir", dir); !strings.Contains(out, "nothing to do on clients") || strings.Contains(out, "    rm") {
 		t.Errorf("it gives commands for a path that leads elsewhere:\n%s", out)
 	}
 	if files, err := os.ReadDir(dir); err != nil || len(files) != 2 {

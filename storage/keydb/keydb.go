@@ -20,6 +20,7 @@ import (
 // share a database.
 type Store struct {
 	db *sqldb.DB
+	tx *sqldb.Tx // see Within; else nil
 }
 
 var _ storage.KeyStore = (*Store)(nil)

@@ -107,6 +107,18 @@ func (s *Store) reseal(ctx context.Context, tx *sqldb.Tx, r Resealing) (bool, er
 	return true, nil
 }
 
+// Within returns the store of which Retire, Revive and RemoveRetired are part of
+// tx, a transaction on the same database: two on one file of SQLite would wait for
+// each other.
+func (s *Store) Within(tx *sqldb.Tx) *Store { return &Store{db: s.db, tx: tx} }
+
+func (s *Store) inTx(ctx context.Context, f func(*sqldb.Tx) error) error {
+	if s.tx != nil {
+		return f(s.tx)
+	}
+	return s.db.Tx(ctx, f)
+}
+
 // Retire marks the key as deleted if it has not been used, resealed or deleted
 // since k was read; else the error wraps storage.ErrVersionConflict. From then on
 // no signer of ours signs with it or hands it out. A signer that has read the row
@@ -115,7 +127,7 @@ func (s *Store) reseal(ctx context.Context, tx *sqldb.Tx, r Resealing) (bool, er
 func (s *Store) Retire(ctx context.Context, k storage.KeyRow) error {
 	err := named(k.ID)
 	if err == nil {
-		err = s.db.Tx(ctx, func(tx *sqldb.Tx) error { return s.retire(ctx, tx, k) })
+		err = s.inTx(ctx, func(tx *sqldb.Tx) error { return s.retire(ctx, tx, k) })
 	}
 	if err != nil {
 		return fmt.Errorf("marking key as deleted: %w", err)
@@ -146,7 +158,10 @@ func (s *Store) retire(ctx context.Context, tx *sqldb.Tx, k storage.KeyRow) erro
 func (s *Store) Revive(ctx context.Context, id tuf.KeyID) error {
 	err := named(id)
 	if err == nil {
-		_, err = s.db.Exec(ctx, `update private_keys set deleted_at = null where key_id = $1`, string(id))
+		err = s.inTx(ctx, func(tx *sqldb.Tx) error {
+			_, err := tx.Exec(ctx, `update private_keys set deleted_at = null where key_id = $1`, string(id))
+			return err
+		})
 	}
 	if err != nil {
 		return fmt.Errorf("taking back the deletion of key %s: %w", id, err)
@@ -159,7 +174,10 @@ func (s *Store) Revive(ctx context.Context, id tuf.KeyID) error {
 func (s *Store) RemoveRetired(ctx context.Context, id tuf.KeyID) (bool, error) {
 	n, err := int64(0), named(id)
 	if err == nil {
-		n, err = s.db.Exec(ctx, `delete from private_keys where key_id = $1 and deleted_at is not null`, string(id))
+		err = s.inTx(ctx, func(tx *sqldb.Tx) (err error) {
+			n, err = tx.Exec(ctx, `delete from private_keys where key_id = $1 and deleted_at is not null`, string(id))
+			return err
+		})
 	}
 	if err != nil {
 		return false, fmt.Errorf("removing key %s: %w", id, err)

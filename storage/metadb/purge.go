@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -38,8 +37,10 @@ type Purge struct {
 // audit log e, and the keys are doomed: should nobody come to EndPurge, a running
 // server has them deleted. It returns the ID of the purge, which is yet to end.
 //
-// No publish is under way meanwhile, of any GUN and by any program: one that
-// committed while rows go would be in neither the archive nor the database.
+// Publishes to other GUNs go on. One to this GUN waits for the timestamp that it
+// builds on, and is refused. Upstream's server locks nothing: what it has stored
+// by the end is found, and then nothing is removed; what it stores later stays in
+// the database, as debris of a repository that has been purged.
 func (s *Store) BeginPurge(ctx context.Context, p Purge, rows []storage.FileInfo, keys []storage.DoomedKey, e storage.Event) (id int64, err error) {
 	if s.noAudit {
 		return 0, fmt.Errorf("purging: %w", ErrUnrecorded)
@@ -55,7 +56,7 @@ func (s *Store) BeginPurge(ctx context.Context, p Purge, rows []storage.FileInfo
 }
 
 func (s *Store) beginPurge(ctx context.Context, tx *sqldb.Tx, p Purge, rows []storage.FileInfo, keys []storage.DoomedKey, e storage.Event) (int64, error) {
-	if err := s.stopWriters(ctx, tx, p.GUN); err != nil {
+	if err := s.claim(ctx, tx, p.GUN); err != nil {
 		return 0, err
 	}
 	have, err := files(ctx, tx, p.GUN)
@@ -65,11 +66,8 @@ func (s *Store) beginPurge(ctx context.Context, tx *sqldb.Tx, p Purge, rows []st
 	if !slices.Equal(have, rows) {
 		return 0, fmt.Errorf("%w: the rows are not those that were archived", storage.ErrStale)
 	}
-	n, err := tx.Exec(ctx, `delete from tuf_files where gun = $1`, string(p.GUN))
-	if err == nil && n != int64(len(rows)) {
-		err = fmt.Errorf("%w: %d rows went instead of %d", storage.ErrStale, n, len(rows))
-	}
-	if err == nil && n > 0 {
+	err = removeExactly(ctx, tx, p.GUN, rows)
+	if err == nil && len(rows) > 0 {
 		err = change(ctx, tx, sqldb.Stamp(s.db.Now()), storage.Change{GUN: p.GUN, Category: storage.ChangeDeletion})
 	}
 	if err == nil {
@@ -87,21 +85,68 @@ func (s *Store) beginPurge(ctx context.Context, tx *sqldb.Tx, p Purge, rows []st
 	}
 	return sqldb.One(ctx, tx, scanID, `insert into countersign_purge (gun, at, archive, digest, actor, reason, key_ids)
 		values ($1, $2, $3, $4, $5, $6, $7) returning id`,
-		string(p.GUN), sqldb.Stamp(s.db.Now()), p.Archive, p.Digest, cut(p.Actor, maxActor), p.Reason, strings.Join(ids, " "))
+		string(p.GUN), sqldb.Stamp(s.db.Now()), p.Archive, p.Digest, cut(p.Actor, maxActor), cut(p.Reason, maxReason), strings.Join(ids, " "))
 }
 
-// stopWriters lets all who write to tuf_files finish, and keeps others from it
-// until tx ends. The timestamp is locked first, as every publish does in that
-// order, so that nobody waits for a row of ours while we wait for his table.
-func (s *Store) stopWriters(ctx context.Context, tx *sqldb.Tx, gun tuf.GUN) error {
+// claim locks the newest timestamp of gun, as every publish of ours does, and
+// waits for a publish of a server that locks nothing: the next version of the
+// timestamp can be stored once. If it is stored meanwhile the error wraps
+// storage.ErrStale.
+func (s *Store) claim(ctx context.Context, tx *sqldb.Tx, gun tuf.GUN) error {
 	if s.db.Dialect() != sqldb.Postgres {
 		return nil // the whole file is locked
 	}
 	if err := s.lockTimestamp(ctx, tx, gun); err != nil {
 		return err
 	}
-	_, err := tx.Exec(ctx, `lock table tuf_files in share row exclusive mode`)
+	// A row of that version that is marked as deleted holds it against everybody.
+	ids, err := sqldb.Collect(ctx, tx, scanID, `with newest as (
+			select version from tuf_files
+			where gun = $1 and role = 'timestamp' and deleted_at is null
+			order by version desc limit 1)
+		insert into tuf_files (gun, role, version, data)
+		select $1::text, 'timestamp', n.version + 1, ''::bytea from newest n
+		where n.version < 2147483647 and not exists (select 1 from tuf_files f where f.gun = $1 and f.role = 'timestamp' and f.version = n.version + 1)
+		returning id`, string(gun))
+	if errors.Is(err, sqldb.ErrUnique) {
+		return fmt.Errorf("%w: somebody has just published", storage.ErrStale)
+	}
+	for _, id := range ids {
+		if _, err := tx.Exec(ctx, `delete from tuf_files where id = cast($1 as bigint)`, id); err != nil {
+			return err
+		}
+	}
 	return err
+}
+
+// removeExactly removes all rows of gun, and fails if these are not rows. Roots go
+// by themselves: a statement that removes all of a GUN takes along what others
+// have stored meanwhile (countersign_whole_delete), and would not tell.
+func removeExactly(ctx context.Context, tx *sqldb.Tx, gun tuf.GUN, rows []storage.FileInfo) error {
+	left := make(map[int64]bool, len(rows))
+	for _, f := range rows {
+		left[f.ID] = true
+	}
+	for again := true; again; {
+		again = false
+		for _, which := range []string{`<>`, `=`} {
+			ids, err := sqldb.Collect(ctx, tx, scanID, `delete from tuf_files where gun = $1 and role `+which+` 'root' returning id`, string(gun))
+			if err != nil {
+				return err
+			}
+			for _, id := range ids {
+				if !left[id] {
+					return fmt.Errorf("%w: somebody has just published", storage.ErrStale)
+				}
+				delete(left, id)
+				again = true
+			}
+		}
+	}
+	if len(left) > 0 {
+		return fmt.Errorf("%w: %d rows have gone already", storage.ErrStale, len(left))
+	}
+	return nil
 }
 
 func files(ctx context.Context, q sqldb.Querier, gun tuf.GUN) ([]storage.FileInfo, error) {
@@ -110,30 +155,42 @@ func files(ctx context.Context, q sqldb.Querier, gun tuf.GUN) ([]storage.FileInf
 
 // EndPurge lets remove do what is left of the purge outside of this database,
 // and records its end. Nobody else ends it meanwhile, so that remove does not
-// come after a restoration that has waited for the end. If it has ended already,
-// remove is not called, and the answer is false. remove may be called again, and
-// has a few seconds.
-func (s *Store) EndPurge(ctx context.Context, id int64, remove func(context.Context, Purge) error) (ended bool, err error) {
+// come after a restoration that has waited for the end. doomed are those of the
+// keys that are still doomed; who would spare one of them waits for the end. A
+// key that is not is in use anew, or the signer was told to delete it.
+//
+// If the purge has ended already, remove is not called, and the answer is false.
+// remove may be called again, and has a few seconds. tx is for who has to write
+// to the same file; it is not to be used otherwise.
+func (s *Store) EndPurge(ctx context.Context, id int64, remove func(ctx context.Context, tx *sqldb.Tx, p Purge, doomed map[tuf.KeyID]bool) error) (ended bool, err error) {
 	err = s.db.Tx(ctx, func(tx *sqldb.Tx) error {
 		ended = false
-		lock := ``
-		if s.db.Dialect() == sqldb.Postgres {
-			lock = ` for update`
-		}
-		p, err := sqldb.One(ctx, tx, scanPurge, `select `+purgeColumns+` from countersign_purge where id = cast($1 as bigint) and ended is null`+lock, id)
+		p, err := sqldb.One(ctx, tx, scanPurge, `select `+purgeColumns+` from countersign_purge where id = cast($1 as bigint) and ended is null`+s.forUpdate(), id)
 		if errors.Is(err, storage.ErrNotFound) {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		removing, cancel := context.WithTimeout(ctx, removeTime)
-		defer cancel()
-		if err := remove(removing, p); err != nil {
+		keys, err := sqldb.Collect(ctx, tx, scanDoomed, `select `+doomedColumns+` from countersign_doomed_key
+			where gun = $1 order by gun, key_id, role`+s.forUpdate(), string(p.GUN))
+		if err != nil {
 			return err
 		}
-		for _, key := range p.Keys {
-			if _, err := tx.Exec(ctx, `delete from countersign_doomed_key where key_id = $1 and gun = $2`, string(key), string(p.GUN)); err != nil {
+		doomed := map[tuf.KeyID]bool{}
+		for _, k := range keys {
+			doomed[k.ID] = slices.Contains(p.Keys, k.ID)
+		}
+		removing, cancel := context.WithTimeout(ctx, removeTime)
+		defer cancel()
+		if err := remove(removing, tx, p, doomed); err != nil {
+			return err
+		}
+		for _, k := range keys {
+			if !doomed[k.ID] {
+				continue
+			}
+			if err := forget(ctx, tx, k); err != nil {
 				return err
 			}
 		}
@@ -145,6 +202,14 @@ func (s *Store) EndPurge(ctx context.Context, id int64, remove func(context.Cont
 		return false, fmt.Errorf("ending the purge: %w", err)
 	}
 	return ended, nil
+}
+
+// forUpdate ends a query whose rows are to be locked; SQLite locks its file.
+func (s *Store) forUpdate() string {
+	if s.db.Dialect() == sqldb.Postgres {
+		return ` for update`
+	}
+	return ``
 }
 
 // removeTime is below the ten seconds for which a transaction may do nothing.
@@ -187,194 +252,4 @@ func (s *Store) Purges(ctx context.Context, q PurgeQuery) ([]Purge, error) {
 		return nil, fmt.Errorf("listing purges: %w", err)
 	}
 	return list, nil
-}
-
-// A Restoration is a repository on its way back.
-type Restoration struct {
-	GUN     tuf.GUN
-	Files   []storage.FileInfo // in the order in which they were written
-	Changes []storage.Change
-	// Each calls f for each of Files, in that order, with its bytes. It may be
-	// called more than once.
-	Each  func(f func(storage.FileRow) error) error
-	Event storage.Event
-
-	keepIDs bool // of Changes; see Import
-}
-
-// Restore writes back all rows of a repository of which there are none, as they
-// were but for their IDs; entries of the changefeed that are missing; one more
-// entry for the newest timestamp; and the event: all or nothing. If all the rows
-// are there already it does nothing and returns false. If others are, the error
-// wraps storage.ErrVersionConflict.
-func (s *Store) Restore(ctx context.Context, r Restoration) (done bool, err error) {
-	err = s.db.Tx(ctx, func(tx *sqldb.Tx) error {
-		done, err = s.restore(ctx, tx, r)
-		return err
-	})
-	if err != nil {
-		return false, fmt.Errorf("restoring: %w", err)
-	}
-	return done, nil
-}
-
-func (s *Store) restore(ctx context.Context, tx *sqldb.Tx, r Restoration) (bool, error) {
-	if err := s.stopWriters(ctx, tx, r.GUN); err != nil {
-		return false, err
-	}
-	have, err := files(ctx, tx, r.GUN)
-	if err != nil {
-		return false, err
-	}
-	if len(have) > 0 {
-		if Holds(have, r.Files) {
-			return false, nil
-		}
-		return false, fmt.Errorf("%w: %d rows of %s are there", storage.ErrVersionConflict, len(have), r.GUN)
-	}
-	i := 0
-	if err := r.Each(func(f storage.FileRow) error {
-		if i == len(r.Files) || r.Files[i] != f.FileInfo {
-			return fmt.Errorf("%w: %s version %d does not follow", storage.ErrInvalid, f.Role, f.Version)
-		}
-		i++
-		return insertRow(ctx, tx, r.GUN, f)
-	}); err != nil {
-		return false, err
-	}
-	if i != len(r.Files) {
-		return false, fmt.Errorf("%w: %d files are missing", storage.ErrInvalid, len(r.Files)-i)
-	}
-	changes := s.restoreChanges
-	if r.keepIDs {
-		changes = s.importChanges
-	}
-	if err := changes(ctx, tx, r); err != nil {
-		return false, err
-	}
-	return true, s.record(ctx, tx, r.Event)
-}
-
-// Holds reports whether have has all the rows of want, whatever their IDs.
-func Holds(have, want []storage.FileInfo) bool {
-	stored := make(map[storage.FileInfo]bool, len(have))
-	for _, f := range have {
-		stored[bare(f)] = true
-	}
-	for _, f := range want {
-		if !stored[bare(f)] {
-			return false
-		}
-	}
-	return true
-}
-
-// bare is f without its ID, and with times as they can be stored.
-func bare(f storage.FileInfo) storage.FileInfo {
-	f.ID = 0
-	for _, t := range []*time.Time{&f.Created, &f.Updated, &f.Deleted} {
-		*t = t.Truncate(time.Microsecond)
-	}
-	return f
-}
-
-func insertRow(ctx context.Context, tx *sqldb.Tx, gun tuf.GUN, f storage.FileRow) error {
-	var sum any
-	if f.SHA256 != "" {
-		sum = f.SHA256
-	}
-	data := f.Data
-	if data == nil {
-		data = []byte{}
-	}
-	_, err := tx.Exec(ctx, `insert into tuf_files (created_at, updated_at, deleted_at, gun, role, version, sha256, data)
-		values ($1, $2, $3, $4, $5, $6, $7, $8)`,
-		sqldb.StampOrNull(f.Created), sqldb.StampOrNull(f.Updated), sqldb.StampOrNull(f.Deleted), string(gun), string(f.Role), int64(f.Version), sum, data)
-	return err
-}
-
-// restoreChanges adds what the feed lacks. Entries that are there stay, whatever
-// ID they have; those that are added get IDs at the end of the feed, so that no
-// reader has passed them.
-func (s *Store) restoreChanges(ctx context.Context, tx *sqldb.Tx, r Restoration) error {
-	stored, err := sqldb.Collect(ctx, tx, scanChange, `select id, created_at, gun, version, sha256, category from changefeed where gun = $1 order by id`, string(r.GUN))
-	if err != nil {
-		return err
-	}
-	count := map[storage.Change]int{}
-	for _, c := range stored {
-		c.ID = 0
-		count[c]++
-	}
-	for _, c := range r.Changes {
-		c.ID, c.GUN = 0, r.GUN
-		if count[c]--; count[c] >= 0 {
-			continue
-		}
-		var sum any
-		if c.SHA256 != "" {
-			sum = c.SHA256
-		}
-		if _, err := tx.Exec(ctx, `insert into changefeed (created_at, gun, version, sha256, category) values ($1, $2, $3, $4, $5)`,
-			sqldb.StampOrNull(c.CreatedAt), string(c.GUN), int64(c.Version), sum, c.Category); err != nil {
-			return err
-		}
-	}
-	newest := storage.FileInfo{}
-	for _, f := range r.Files {
-		if f.Role == tuf.RoleTimestamp && f.Deleted.IsZero() && f.Version > newest.Version {
-			newest = f
-		}
-	}
-	if newest.Version == 0 {
-		return nil
-	}
-	return change(ctx, tx, sqldb.Stamp(s.db.Now()), storage.Change{GUN: r.GUN, Version: newest.Version, SHA256: newest.SHA256, Category: storage.ChangeUpdate})
-}
-
-// MaxTimestamp is the highest version that a timestamp of gun has had, as far as
-// the changefeed and the rows know; 0 if there was none.
-func (s *Store) MaxTimestamp(ctx context.Context, gun tuf.GUN) (tuf.Version, error) {
-	v, err := sqldb.One(ctx, s.db, scanID, `select coalesce(max(version), 0) from (
-			select version from changefeed where gun = $1
-			union all
-			select version from tuf_files where gun = $1 and role = 'timestamp') v`, string(gun))
-	if err != nil {
-		return 0, fmt.Errorf("finding the highest timestamp: %w", err)
-	}
-	return tuf.Version(v), nil
-}
-
-// Succeed stores a timestamp of gun that follows base, with a higher version that
-// need not be the next one: what Publish never does. The error wraps
-// storage.ErrStale if base is no longer the newest.
-func (s *Store) Succeed(ctx context.Context, gun tuf.GUN, base tuf.Checksum, next storage.Metadata, e storage.Event) error {
-	err := s.db.Tx(ctx, func(tx *sqldb.Tx) error {
-		if err := s.stopWriters(ctx, tx, gun); err != nil {
-			return err
-		}
-		newest, err := sqldb.One(ctx, tx, scan, `select `+columns+` from tuf_files
-			where gun = $1 and role = 'timestamp' and deleted_at is null order by version desc limit 1`, string(gun))
-		switch {
-		case err != nil:
-			return err
-		case newest.Checksum != base:
-			return storage.ErrStale
-		case next.Role != tuf.RoleTimestamp || next.Version <= newest.Version:
-			return fmt.Errorf("%w: %s version %d on version %d", storage.ErrInvalid, next.Role, next.Version, newest.Version)
-		}
-		now := s.db.Now()
-		if err := insertRow(ctx, tx, gun, storage.FileRow{Data: next.Data, FileInfo: storage.FileInfo{
-			Role: next.Role, Version: next.Version, SHA256: next.Checksum.String(), Created: now, Updated: now}}); err != nil {
-			return err
-		}
-		if err := s.record(ctx, tx, e); err != nil {
-			return err
-		}
-		return change(ctx, tx, sqldb.Stamp(now), storage.Change{GUN: gun, Version: next.Version, SHA256: next.Checksum.String(), Category: storage.ChangeUpdate})
-	})
-	if err != nil {
-		return fmt.Errorf("storing version %s of the timestamp: %w", strconv.Itoa(int(next.Version)), err)
-	}
-	return nil
 }

@@ -98,12 +98,18 @@ func TestPurgeSteps(t *testing.T) {
 func ends(t *testing.T, s *metadb.Store, id int64) {
 	t.Helper()
 	stop := errors.New("stop")
-	if _, err := s.EndPurge(t.Context(), id, func(context.Context, metadb.Purge) error { return stop }); !errors.Is(err, stop) {
+	if _, err := s.EndPurge(t.Context(), id, func(context.Context, *sqldb.Tx, metadb.Purge, map[tuf.KeyID]bool) error { return stop }); !errors.Is(err, stop) {
 		t.Errorf("got %v", err)
 	}
 	for i := range 2 {
 		calls := 0
-		ended, err := s.EndPurge(t.Context(), id, func(context.Context, metadb.Purge) error { calls++; return nil })
+		ended, err := s.EndPurge(t.Context(), id, func(_ context.Context, _ *sqldb.Tx, _ metadb.Purge, doomed map[tuf.KeyID]bool) error {
+			calls++
+			if !doomed["k1"] || !doomed["k2"] || len(doomed) != 2 {
+				t.Errorf("doomed: %v", doomed)
+			}
+			return nil
+		})
 		if err != nil || ended != (i == 0) || calls != 1-i {
 			t.Errorf("ended %v, %d calls, %v", ended, calls, err)
 		}
