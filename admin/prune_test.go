@@ -336,15 +336,16 @@ func TestPruneChild(t *testing.T) {
 // Killed at each step, and run again, it ends where an undisturbed one does.
 func TestPruneKilled(t *testing.T) {
 	onBothVaults(t, func(t *testing.T, v *vault) {
+		guns := []tuf.GUN{"x.example/1", "x.example/2"}
+		for _, gun := range guns {
+			v.longLife(gun)
+		}
+		v.exec(`create table kept as select * from tuf_files`)
 		for _, archived := range []bool{true, false} {
 			dir := t.TempDir()
-			guns := []tuf.GUN{"x.example/1", "x.example/2"}
 			start := func() {
 				v.exec(`delete from tuf_files`)
-				clear(v.base)
-				for _, gun := range guns {
-					v.longLife(gun)
-				}
+				v.exec(`insert into tuf_files select * from kept`)
 			}
 			end := func() (rows []string) {
 				for _, gun := range guns {
