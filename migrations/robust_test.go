@@ -51,7 +51,7 @@ func TestAuditRights(t *testing.T) {
 		"usage": "sequence countersign_audit_id_seq", "USAGE": "sequence countersign_purge_id_seq",
 	} {
 		run(t, db, `revoke all on countersign_audit, countersign_doomed_key, countersign_purge from `+role,
-			`grant select, insert on countersign_audit to `+role, `grant select, insert, delete on countersign_doomed_key to `+role,
+			`grant select, insert on countersign_audit to `+role, `grant select, insert, update, delete on countersign_doomed_key to `+role,
 			`grant select, insert, update on countersign_purge to `+role,
 			`grant usage on sequence countersign_audit_id_seq, countersign_purge_id_seq to `+role)
 		f, err := migrations.Adopt(t.Context(), plain, migrations.Server)
