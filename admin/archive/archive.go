@@ -12,6 +12,10 @@
 //
 // The sums come last, so that an archive that was cut off is no archive. Nothing
 // is ever unpacked: names in an archive are compared, not followed.
+//
+// To write or to read one takes memory for a file, for the index of a repository
+// (300 bytes for each of its files), and for the list of sums: some 150 bytes for
+// each file of the archive, and 1 GiB at most, which is seven million files.
 package archive
 
 import (
@@ -42,6 +46,12 @@ const (
 // maxIndex bounds the entries that are read into memory whole, but for files:
 // an index takes about 300 bytes for each file.
 const maxIndex = 1 << 30
+
+// maxHeader is the longest header.
+const maxHeader = 1 << 20
+
+// maxSums is the longest list of sums. Tests make it less.
+var maxSums int64 = 1 << 30
 
 // maxData is the largest file that an archive holds; no database takes a larger.
 const maxData = 1 << 30

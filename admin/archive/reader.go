@@ -8,10 +8,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"math"
 	"os"
-	"strings"
 
 	"countersign/storage"
 	"countersign/tuf"
@@ -26,12 +26,20 @@ type Archive struct {
 	Digest string
 
 	file *os.File
-	at   map[tuf.GUN]int64 // where the entries of a repository begin
+	in   map[tuf.GUN]place
+}
+
+// A place is where the entries of a repository begin, and what they must be when
+// they are read again: the file may be written to meanwhile.
+type place struct {
+	at    int64
+	index [sha256.Size]byte // sum of the index
+	all   [sha256.Size]byte // sum of the sums of all entries
 }
 
 // Open reads all of the archive at path once, and checks every sum and that
 // nothing is missing, doubled or left over. The error wraps ErrCorrupt if
-// something is. It holds one file at a time in memory.
+// something is. What is read of it later is compared with what was read then.
 func Open(path string) (*Archive, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -48,7 +56,9 @@ func Open(path string) (*Archive, error) {
 // Close closes the file.
 func (a *Archive) Close() error { return a.file.Close() }
 
-// A Files calls f for each file of a repository, in the order of its index.
+// A Files calls f for each file of a repository, in the order of its index. The
+// error wraps ErrCorrupt if they are not those that Open has read; that is known
+// after the last one, so that all that f has done must be undone.
 type Files func(f func(storage.FileRow) error) error
 
 // Each calls visit for each repository, in the order in which they were
@@ -62,9 +72,15 @@ func (a *Archive) Each(visit func(r *Repository, files Files) error) error {
 	if _, err := p.header(); err != nil {
 		return err
 	}
-	for {
+	for n := 0; ; n++ {
 		r, err := p.repository()
+		if err == nil && r == nil && n != len(a.in) {
+			err = corrupt("it had %d repositories, and has %d now", len(a.in), n)
+		}
 		if r == nil || err != nil {
+			return err
+		}
+		if err := a.unchanged(p, r); err != nil {
 			return err
 		}
 		used := false
@@ -73,17 +89,35 @@ func (a *Archive) Each(visit func(r *Repository, files Files) error) error {
 				return errors.New("the files of an archive are read once")
 			}
 			used = true
-			return p.files(r, f)
+			return a.filesAgain(p, r, f)
 		}
 		if err := visit(r, files); err != nil {
 			return err
 		}
 		if !used {
-			if err := p.files(r, func(storage.FileRow) error { return nil }); err != nil {
+			if err := a.filesAgain(p, r, func(storage.FileRow) error { return nil }); err != nil {
 				return err
 			}
 		}
 	}
+}
+
+// unchanged compares the index that has just been read with what Open has read.
+func (a *Archive) unchanged(p *pass, r *Repository) error {
+	if in, ok := a.in[r.GUN]; !ok || in.index != p.index {
+		return corrupt("the index of %.300q has changed since it was checked", r.GUN)
+	}
+	return nil
+}
+
+func (a *Archive) filesAgain(p *pass, r *Repository, f func(storage.FileRow) error) error {
+	if err := p.files(r, f); err != nil {
+		return err
+	}
+	if p.all() != a.in[r.GUN].all {
+		return corrupt("files of %.300q have changed since they were checked", r.GUN)
+	}
+	return nil
 }
 
 // FilesOf reads the files of one repository, without those before it. It may be
@@ -91,16 +125,22 @@ func (a *Archive) Each(visit func(r *Repository, files Files) error) error {
 // does not have the repository.
 func (a *Archive) FilesOf(gun tuf.GUN) Files {
 	return func(f func(storage.FileRow) error) error {
-		at, ok := a.at[gun]
+		in, ok := a.in[gun]
 		if !ok {
 			return fmt.Errorf("%w: the archive has no repository %q", storage.ErrNotFound, gun)
 		}
-		p := newPass(io.NewSectionReader(a.file, at, math.MaxInt64-at))
+		p := newPass(io.NewSectionReader(a.file, in.at, math.MaxInt64-in.at))
 		r, err := p.repository()
+		if err == nil && (r == nil || r.GUN != gun) {
+			err = corrupt("%.300q is not where it was", gun)
+		}
+		if err == nil {
+			err = a.unchanged(p, r)
+		}
 		if err != nil {
 			return err
 		}
-		return p.files(r, f)
+		return a.filesAgain(p, r, f)
 	}
 }
 
@@ -113,9 +153,9 @@ func (a *Archive) verify() error {
 	if a.Header, err = p.header(); err != nil {
 		return err
 	}
-	a.at = map[tuf.GUN]int64{}
+	a.in = map[tuf.GUN]place{}
 	for {
-		at := p.at()
+		in := place{at: p.at()}
 		r, err := p.repository()
 		if err != nil {
 			return err
@@ -123,17 +163,18 @@ func (a *Archive) verify() error {
 		if r == nil {
 			break
 		}
-		if _, twice := a.at[r.GUN]; twice {
+		if _, twice := a.in[r.GUN]; twice {
 			return corrupt("%s is in it twice", r.GUN)
 		}
-		a.at[r.GUN] = at
 		if err := p.files(r, func(storage.FileRow) error { return nil }); err != nil {
 			return err
 		}
+		in.index, in.all = p.index, p.all()
+		a.in[r.GUN] = in
 	}
 	// The reader is at the list of sums.
-	if !bytes.Equal(p.last, p.sums.Bytes()) {
-		return corrupt("%s says otherwise: %s", sumsName, difference(p.last, p.sums.Bytes()))
+	if got := [sha256.Size]byte(p.sums.Sum(nil)); got != sha256.Sum256(p.last) {
+		return corrupt("%s says otherwise: %s", sumsName, a.difference(p.last))
 	}
 	if _, err := p.tar.Next(); err != io.EOF {
 		return corrupt("something follows %s", sumsName)
@@ -142,16 +183,24 @@ func (a *Archive) verify() error {
 	return nil
 }
 
-// difference names the first line in which two lists differ.
-func difference(want, got []byte) string {
-	w, g := strings.Split(string(want), "\n"), strings.Split(string(got), "\n")
-	for i := range g {
-		if i >= len(w) || w[i] != g[i] {
-			_, name, _ := strings.Cut(g[i], "  ")
+// difference reads the archive again, and names the first entry that is not as
+// its list of sums says.
+func (a *Archive) difference(list []byte) string {
+	p, err := a.begin()
+	if err != nil {
+		return err.Error()
+	}
+	for {
+		name, data, err := p.next(maxData)
+		if err != nil || name == sumsName {
+			return "it lists more than there is"
+		}
+		rest, ok := bytes.CutPrefix(list, appendSum(nil, name, data))
+		if !ok {
 			return fmt.Sprintf("%.300q", name)
 		}
+		list = rest
 	}
-	return "it lists more than there is"
 }
 
 func corrupt(format string, args ...any) error {
@@ -161,9 +210,12 @@ func corrupt(format string, args ...any) error {
 // A pass is one reading of the archive from its beginning.
 type pass struct {
 	tar  *tar.Reader
-	read int64        // by tar
-	sums bytes.Buffer // of what has been read
-	last []byte       // the list of sums, once the end is reached
+	read int64     // by tar
+	sums hash.Hash // of the lines of all that has been read
+	part hash.Hash // of the lines of the repository that is read
+	// index is the sum of the index that was read last.
+	index [sha256.Size]byte
+	last  []byte // the list of sums, once the end is reached
 }
 
 func (a *Archive) begin() (*pass, error) {
@@ -174,7 +226,7 @@ func (a *Archive) begin() (*pass, error) {
 }
 
 func newPass(r io.Reader) *pass {
-	p := &pass{}
+	p := &pass{sums: sha256.New(), part: sha256.New()}
 	p.tar = tar.NewReader(&counting{bufio.NewReaderSize(r, 1<<20), &p.read})
 	return p
 }
@@ -218,11 +270,21 @@ func (p *pass) next(limit int64) (name string, data []byte, err error) {
 }
 
 func (p *pass) record(name string, data []byte) {
-	fmt.Fprintf(&p.sums, "%x  %s\n", sha256.Sum256(data), name)
+	line := appendSum(nil, name, data)
+	p.sums.Write(line)
+	p.part.Write(line)
+}
+
+// all is the sum over the repository that has been read.
+func (p *pass) all() [sha256.Size]byte { return [sha256.Size]byte(p.part.Sum(nil)) }
+
+// appendSum adds the line of an entry to the list of sums.
+func appendSum(list []byte, name string, data []byte) []byte {
+	return fmt.Appendf(list, "%x  %s\n", sha256.Sum256(data), name)
 }
 
 func (p *pass) header() (Header, error) {
-	name, data, err := p.next(1 << 20)
+	name, data, err := p.next(maxHeader)
 	if err != nil {
 		return Header{}, err
 	}
@@ -242,9 +304,12 @@ func (p *pass) header() (Header, error) {
 
 // repository reads the next index, or returns nil at the list of sums.
 func (p *pass) repository() (*Repository, error) {
-	name, data, err := p.next(maxIndex)
+	name, data, err := p.next(max(maxIndex, maxSums))
 	if err != nil {
 		return nil, err
+	}
+	if name == sumsName && int64(len(data)) > maxSums {
+		return nil, corrupt("%s takes more than %d bytes", sumsName, maxSums)
 	}
 	if name == sumsName {
 		p.last = data
@@ -257,7 +322,9 @@ func (p *pass) repository() (*Repository, error) {
 	if name != folder(r.GUN)+indexName {
 		return nil, corrupt("%.300q is the index of %.300q", name, r.GUN)
 	}
+	p.part.Reset()
 	p.record(name, data)
+	p.index = sha256.Sum256(data)
 	return r, nil
 }
 

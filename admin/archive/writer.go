@@ -2,18 +2,15 @@ package archive
 
 import (
 	"archive/tar"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
-	"maps"
-	"strings"
 	"time"
 
 	"countersign/internal/atomicfile"
 	"countersign/storage"
+	"countersign/tuf"
 )
 
 // ErrChanged: a repository has changed while it was being archived. To archive
@@ -27,11 +24,11 @@ type Writer struct {
 	tar  *tar.Writer
 	time time.Time
 	sums []byte
-	sum  hash.Hash
-	seen map[string]bool
+	guns map[tuf.GUN]bool
 	// What is open: a repository whose files are still to come.
 	open *Repository
 	next int
+	seen map[string]bool // names of its entries
 	// What Rollback goes back to: what was written before open.
 	before struct{ size, sums int }
 	size   int
@@ -45,9 +42,12 @@ func Create(path string, h Header) (*Writer, error) {
 		return nil, err
 	}
 	h.Format = Format
-	w := &Writer{file: f, time: h.Created, sum: sha256.New(), seen: map[string]bool{}}
+	w := &Writer{file: f, time: h.Created, guns: map[tuf.GUN]bool{}}
 	w.tar = tar.NewWriter(counter{w})
 	raw, err := json.MarshalIndent(h, "", " ")
+	if err == nil && len(raw) > maxHeader {
+		err = fmt.Errorf("the header of the archive takes %d bytes, more than %d: give a shorter reason", len(raw), maxHeader)
+	}
 	if err == nil {
 		err = w.entry(headerName, raw)
 	}
@@ -63,6 +63,14 @@ func (w *Writer) Begin(r *Repository) error {
 	if err := w.complete(); err != nil {
 		return err
 	}
+	if w.guns[r.GUN] {
+		return fmt.Errorf("archiving %q: it is in the archive already", r.GUN)
+	}
+	for _, f := range r.Files {
+		if f.Size < 0 || f.Size > maxData {
+			return fmt.Errorf("archiving %q: %s version %d takes %d bytes, more than %d", r.GUN, f.Role, f.Version, f.Size, maxData)
+		}
+	}
 	raw, err := r.marshal()
 	if err != nil {
 		return err
@@ -70,7 +78,7 @@ func (w *Writer) Begin(r *Repository) error {
 	if len(raw) > maxIndex {
 		return fmt.Errorf("archiving %s: the index takes %d bytes, more than %d", r.GUN, len(raw), maxIndex)
 	}
-	w.open, w.next = r, 0
+	w.open, w.next, w.seen, w.guns[r.GUN] = r, 0, map[string]bool{}, true
 	w.before.size, w.before.sums = w.size, len(w.sums)
 	return w.entry(folder(r.GUN)+indexName, raw)
 }
@@ -98,7 +106,7 @@ func (w *Writer) Rollback() error {
 		return err
 	}
 	w.tar, w.size, w.sums = tar.NewWriter(counter{w}), w.before.size, w.sums[:w.before.sums]
-	maps.DeleteFunc(w.seen, func(name string, _ bool) bool { return strings.HasPrefix(name, folder(w.open.GUN)) })
+	delete(w.guns, w.open.GUN)
 	w.open = nil
 	return nil
 }
@@ -143,10 +151,13 @@ func (w *Writer) entry(name string, data []byte) error {
 	if w.seen[name] {
 		return fmt.Errorf("archiving: there are two of %q", name)
 	}
-	w.seen[name] = true
-	w.sum.Reset()
-	w.sum.Write(data)
-	w.sums = fmt.Appendf(w.sums, "%x  %s\n", w.sum.Sum(nil), name)
+	if w.open != nil {
+		w.seen[name] = true
+	}
+	w.sums = appendSum(w.sums, name, data)
+	if int64(len(w.sums)) > maxSums {
+		return fmt.Errorf("archiving: the list of sums takes more than %d bytes: put fewer repositories into one archive", maxSums)
+	}
 	return w.write(name, data)
 }
 
