@@ -129,3 +129,47 @@ func TestRestoreFaults(t *testing.T) {
 		t.Error("files came back without their keys")
 	}
 }
+
+// What cannot be written leaves no half, and is written by the same call later.
+func TestRestoreReadOnly(t *testing.T) {
+	t.Parallel()
+	p := lostPair(t, "postgres")
+	before := p.stored()
+	r := p.purge(p.site(), lost)
+	purged := p.stored()
+	for _, c := range []struct{ table, url string }{{"private_keys", p.signer}, {"tuf_files", p.server}, {"changefeed", p.server}} {
+		typeSQL(t, p.backend, c.url, "revoke insert on "+c.table+" from current_user")
+		err := p.site().Restore(t.Context(), admin.RestoreConfig{Path: r.Archive}, func(admin.Restored) error { return nil })
+		if err == nil || !strings.Contains(err.Error(), "permission denied for table "+c.table) {
+			t.Errorf("%s: %v", c.table, err)
+		}
+		if diff := cmp.Diff(purged.Files, p.stored().Files); diff != "" {
+			t.Errorf("%s: %s", c.table, diff)
+		}
+		typeSQL(t, p.backend, c.url, "grant insert on "+c.table+" to current_user")
+	}
+	p.restore(p.site(), admin.RestoreConfig{Path: r.Archive})
+	if diff := cmp.Diff(before.Files, p.stored().Files); diff != "" {
+		t.Error(diff)
+	}
+	p.fsck(lost)
+}
+
+func TestRestoreFullDisk(t *testing.T) {
+	t.Parallel()
+	p := lostPair(t, "sqlite3")
+	before := p.stored()
+	r := p.purge(p.site(), lost)
+	out, killed := crashOrder{Dir: p.dir, Archive: r.Archive, Full: true}.run(t)
+	if killed || !strings.Contains(out, "restoring example.org/team/app") {
+		t.Errorf("killed %v: %s", killed, out)
+	}
+	if n := len(p.stored().Files[lost]); n != 0 {
+		t.Errorf("%d files came back", n)
+	}
+	p.restore(p.site(), admin.RestoreConfig{Path: r.Archive})
+	if diff := cmp.Diff(before.Files, p.stored().Files); diff != "" {
+		t.Error(diff)
+	}
+	p.fsck(lost)
+}
