@@ -147,7 +147,7 @@ func TestPurgeStory(t *testing.T) {
 	sign := func(when string, want codes.Code) {
 		t.Helper()
 		for i, w := range signers {
-			for _, key := range keys[:1] {
+			for _, key := range keys { // the timestamp's and the snapshot's
 				if st := w.sign(t, key, when); st.Code() != want {
 					t.Errorf("%s, signer %d: %v, want %v", when, i, st, want)
 				}
