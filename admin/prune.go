@@ -326,6 +326,7 @@ func (p *pruner) archived(ctx context.Context, report func(Pruned) error) error 
 		return fmt.Errorf("%s is no archive of a prune but of kind %q: name another file", p.Archive, a.Header.Kind)
 	}
 	p.step("archived")
+	p.Reason = withArchive(p.Reason, p.Archive, a.Digest)
 	if err := a.Each(func(r *archive.Repository, _ archive.Files) error {
 		allowed := make(map[storage.FileInfo]bool, len(r.Files))
 		for _, f := range r.Files {
@@ -356,6 +357,18 @@ func (p *pruner) write(ctx context.Context) error {
 	}
 	defer w.Abort()
 	if err := p.each(ctx, p.Selection, func(gun tuf.GUN) error {
+		return p.archiveOne(ctx, w, gun)
+	}); err != nil {
+		return err
+	}
+	p.step("archive to be written")
+	return w.Close()
+}
+
+// archiveOne adds what may go of gun. If rows go while they are read, it is looked
+// at anew; if all have gone, nothing is added.
+func (p *pruner) archiveOne(ctx context.Context, w *archive.Writer, gun tuf.GUN) error {
+	for try := 1; ; try++ {
 		plan, err := p.plan(ctx, gun)
 		if p.vanished(err) {
 			return nil
@@ -363,15 +376,25 @@ func (p *pruner) write(ctx context.Context) error {
 		if err != nil || len(plan.Rows) == 0 {
 			return err
 		}
+		p.step("to be archived " + string(gun))
 		if err := w.Begin(&archive.Repository{GUN: gun, Files: plan.Rows}); err != nil {
 			return err
 		}
-		return p.Metadata.EachOf(ctx, gun, plan.Rows, w.Add)
-	}); err != nil {
-		return err
+		n := 0
+		err = p.Metadata.EachOf(ctx, gun, plan.Rows, func(f storage.FileRow) error { n++; return w.Add(f) })
+		if err == nil && n == len(plan.Rows) {
+			return nil
+		}
+		if err == nil {
+			err = fmt.Errorf("archiving %s: %w", gun, archive.ErrChanged)
+		}
+		if !errors.Is(err, archive.ErrChanged) || try == archiveTries {
+			return err
+		}
+		if err := w.Rollback(); err != nil {
+			return err
+		}
 	}
-	p.step("archive to be written")
-	return w.Close()
 }
 
 // nothingLeft makes sure that a prune which was ended by its archive is complete.

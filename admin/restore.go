@@ -70,6 +70,9 @@ func (s *Site) Restore(ctx context.Context, c RestoreConfig, done func(Restored)
 		return err
 	}
 	defer a.Close()
+	if a.Header.Kind == "prune" {
+		return s.restorePruned(ctx, c, a, done)
+	}
 	if k := a.Header.Kind; k != "purge" && k != "orphans" {
 		return fmt.Errorf("%s is an archive of kind %q, and only what was purged can be restored: try trust-admin import", c.Path, k)
 	}

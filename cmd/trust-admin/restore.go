@@ -28,6 +28,9 @@ repository that was published anew meanwhile is left alone, unless --replace is
 given: then it is purged first, into an archive of its own. If it is killed, the
 same command finishes the work. The programs may go on running.
 
+Of an archive of trust-admin prune, the old versions that are missing are put back
+beside what has been published since.
+
 Clients refuse a timestamp with a lower version than they have seen. For a
 repository that has gone on elsewhere since the archive was made, --as-new-timestamp
 has the running signer sign one with a version above all that are on record;
