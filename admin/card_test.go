@@ -1,6 +1,7 @@
 package admin_test
 
 import (
+	"errors"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"countersign/admin"
+	"countersign/tuf"
 )
 
 // commands are the lines of a card that a shell is meant to run.
@@ -84,6 +86,36 @@ func TestCardHTML(t *testing.T) {
 	for _, want := range []string{"<h2>RECOVERY CARD", "<h2>4. HARBOR UP TO 2.8</h2>", "<pre>rm -rf &#34;"} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("%q is missing from\n%s", want, b.String())
+		}
+	}
+}
+
+// What others have chosen gets into no command, and steers no terminal.
+func TestCardHostile(t *testing.T) {
+	t.Parallel()
+	const evil = "x\n\n    touch evil\n\x1b]0;x\a\u202e"
+	plan := &admin.PurgePlan{
+		Signers: []string{"bob", evil}, Owners: []admin.OwnerKeys{{Role: "root", IDs: []tuf.KeyID{evil, tuf.KeyID(strings.Repeat("a", 64))}}},
+		Tags: []admin.TagPlan{{Name: evil, SHA256: strings.Repeat("b", 64)}, {Name: "t", SHA256: evil}, {Name: "u", SHA256: strings.Repeat("c", 64), Size: 1}}, TagCount: 3,
+	}
+	for _, gun := range []tuf.GUN{"example.org/a", evil} {
+		c := admin.NewCard(admin.PurgeRecord{GUN: gun, Reason: "    touch evil\n" + evil, Actor: evil, Archive: "/a/" + evil, Digest: evil}, plan, "https://n.example.org/"+evil)
+		var text, page strings.Builder
+		if err := errors.Join(c.Text(&text), c.HTML(&page)); err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(text.String()) {
+			if strings.HasPrefix(line, "    ") && strings.HasPrefix(strings.TrimSpace(line), "touch") {
+				t.Errorf("a command: %q", line)
+			}
+		}
+		for _, out := range []string{text.String(), page.String()} {
+			if strings.ContainsAny(out, "\x1b\a\u202e") || strings.Contains(out, "<pre>touch") {
+				t.Errorf("%q", out)
+			}
+		}
+		if gun != evil && (!strings.Contains(text.String(), "\n  "+strings.Repeat("a", 64)+"\n") || !strings.Contains(text.String(), "signer add --key bob.pem bob ")) {
+			t.Errorf("what is sound is missing from\n%s", text.String())
 		}
 	}
 }

@@ -131,13 +131,13 @@ func (s *Site) unfinished(ctx context.Context, gun tuf.GUN) (*metadb.Purge, erro
 // maxReason is how many bytes of an operator's reason are kept.
 const maxReason = 1000
 
-// cleanReason makes a reason fit for every database.
+// cleanReason makes a reason one line that every database takes.
 func cleanReason(s string) string {
-	s = strings.ReplaceAll(s, "\x00", "")
+	s = strings.Join(strings.Fields(oneLine(s)), " ")
 	if len(s) > maxReason {
-		s = s[:maxReason]
+		s = strings.ToValidUTF8(s[:maxReason], "")
 	}
-	return strings.TrimSpace(strings.ToValidUTF8(s, ""))
+	return s
 }
 
 func (s *Site) canPurge() error {

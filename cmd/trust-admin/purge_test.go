@@ -223,3 +223,46 @@ func TestPurgeHostile(t *testing.T) {
 		t.Errorf("%v, %v", files, err)
 	}
 }
+
+// A list of which some have gone is gone on with, and an unfinished purge is found
+// by its name and by a prefix of it, with all of its card.
+func TestPurgeGoesOn(t *testing.T) {
+	s := purgeShop(t)
+	dir := t.TempDir()
+	s.run(0, "purge", "example.org/other", "--yes", "--keys-elsewhere", "--archive-dir", dir, "--reason", "caf\xe9 \n closed")
+	out := s.run(0, "purge", "example.org/other", "example.org/team/app", "--yes", "--keys-elsewhere", "--archive-dir", dir, "--output", "json")
+	var got struct {
+		Purged []struct {
+			GUN, Digest string
+			Keys        []string `json:"key_ids"`
+		}
+		AlreadyPurged []struct{ GUN, Reason string } `json:"already_purged"`
+	}
+	if err := json.Unmarshal([]byte(out), &got); err != nil || len(got.Purged) != 1 || got.Purged[0].GUN != "example.org/team/app" ||
+		len(got.Purged[0].Digest) != 64 || got.Purged[0].Keys == nil || len(got.AlreadyPurged) != 1 || got.AlreadyPurged[0].Reason != "caf closed" {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if s.guns() != 1 {
+		t.Errorf("%d repositories left", s.guns())
+	}
+	// As if it had been cut off.
+	if _, err := s.db.ExecContext(t.Context(), `update countersign_purge set ended = null where gun = 'example.org/team/app'`); err != nil {
+		t.Fatal(err)
+	}
+	card := filepath.Join(dir, "card.txt")
+	code, out, errs := runAdmin(t, s.args("purge", "--prefix", "example.org/team/", "--count", "2", "--yes", "--keys-elsewhere", "--archive-dir", dir, "--card", card)...)
+	if code != 0 || errs != "1 of 2: example.org/team/app\n2 of 2: example.org/team/app2\n" {
+		t.Errorf("%d: %s", code, errs)
+	}
+	for _, want := range []string{"The purge of example.org/team/app that was begun at ", "    docker push example.org/team/app:12\n", "example.org/team/app2 is purged: 6 files"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("%q is missing from\n%s", want, out)
+		}
+	}
+	if raw, err := os.ReadFile(card); err != nil || !strings.Contains(string(raw), "    docker push example.org/team/app:12\n") {
+		t.Errorf("%v\n%s", err, raw)
+	}
+	if s.guns() != 0 {
+		t.Errorf("%d repositories left", s.guns())
+	}
+}

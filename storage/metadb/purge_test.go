@@ -281,6 +281,100 @@ func TestPurgeWaitsForWriters(t *testing.T) {
 	r.Holds(t, s)
 }
 
+// What is stored while the rows go already is found, and everything stays: the
+// trigger that removes late rows would not tell.
+func TestPurgeLateRow(t *testing.T) {
+	t.Parallel()
+	url := pgtest.URL(t)
+	s := metadb.New(open(t, sqldb.Config{Backend: "postgres", URL: url}))
+	published(t, s)
+	_, infos, _ := contents(t, s)
+	db, err := sql.Open("postgres", url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	tx, err := db.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The removal waits for this row, with a snapshot that it has already taken.
+	if _, err := tx.ExecContext(t.Context(), `select id from tuf_files where gun = $1 and role = 'targets' for update`, string(purged)); err != nil {
+		t.Fatal(err)
+	}
+	result := make(chan error)
+	go func() {
+		_, err := s.BeginPurge(t.Context(), metadb.Purge{GUN: purged, Digest: "d"}, infos, nil, storage.Event{Action: storage.ActionPurge, GUN: purged})
+		result <- err
+	}()
+	await(t, db, `select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock' and query like 'delete from tuf_files%'`)
+	if _, err := db.ExecContext(t.Context(), `insert into tuf_files (gun, role, version, data) values ($1, 'targets/late', 1, 'x')`, string(purged)); err != nil {
+		t.Fatal(err)
+	}
+	if err := tx.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-result; !errors.Is(err, storage.ErrStale) {
+		t.Errorf("got %v", err)
+	}
+	if _, now, _ := contents(t, s); len(now) != len(infos)+1 {
+		t.Errorf("%d rows, want %d", len(now), len(infos)+1)
+	}
+}
+
+// Who begins the name while it is restored is first, or is refused; nobody's
+// files are mixed.
+func TestRestoreRace(t *testing.T) {
+	t.Parallel()
+	for _, role := range []string{"root", "targets/other"} {
+		url := pgtest.URL(t)
+		s := metadb.New(open(t, sqldb.Config{Backend: "postgres", URL: url}))
+		published(t, s)
+		rows, infos, changes := contents(t, s)
+		db, err := sql.Open("postgres", url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer db.Close()
+		if _, err := db.ExecContext(t.Context(), `delete from tuf_files where gun = $1`, string(purged)); err != nil {
+			t.Fatal(err)
+		}
+		tx, err := db.BeginTx(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, query := range []string{`insert into tuf_files (gun, role, version, data) values ($1, '` + role + `', 1, 'x')`,
+			`insert into changefeed (gun, version, sha256, category) values ($1, 1, 'x', 'update')`} {
+			if _, err := tx.ExecContext(t.Context(), query, string(purged)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		result := make(chan error)
+		go func() {
+			_, err := s.Restore(t.Context(), metadb.Restoration{GUN: purged, Files: infos, Changes: changes, Event: storage.Event{Action: storage.ActionRestore, GUN: purged},
+				Each: func(f func(storage.FileRow) error) error {
+					for _, row := range rows {
+						if err := f(row); err != nil {
+							return err
+						}
+					}
+					return nil
+				}})
+			result <- err
+		}()
+		await(t, db, `select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`)
+		if err := tx.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-result; !errors.Is(err, storage.ErrVersionConflict) {
+			t.Errorf("%s: %v", role, err)
+		}
+		if _, now, _ := contents(t, s); len(now) != 1 {
+			t.Errorf("%s: %d rows", role, len(now))
+		}
+	}
+}
+
 // await polls until the query counts something.
 func await(t *testing.T, db *sql.DB, query string) {
 	t.Helper()
