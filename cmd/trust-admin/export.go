@@ -26,7 +26,7 @@ readable until its timestamps expire, and its owners must rotate the server's ke
 		Example: `  trust-admin export --all --to all.tar --server-config server.json --signer-config signer.json
   trust-admin export registry.example.com/team/app --to app.tar --server-config server.json`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			guns, err := admin.ParseGUNs(args)
+			guns, err := parseGUNs(args)
 			if err != nil {
 				return err
 			}

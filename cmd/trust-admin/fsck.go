@@ -39,7 +39,7 @@ Exit code: 0 if nothing is found, 3 if there are notes only, 1 for faults.`,
   trust-admin fsck registry.example.com/team/app --server-config server.json
   trust-admin fsck --prefix registry.example.com/team/ --output json --server-config server.json`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			guns, err := admin.ParseGUNs(args)
+			guns, err := parseGUNs(args)
 			switch {
 			case err != nil:
 				return err

@@ -27,6 +27,9 @@ here needs those, under the same aliases.`,
 		Example: `  trust-admin import all.tar --server-config server.json --signer-config signer.json
   trust-admin import app.tar --server-config server.json --output json`,
 		Args: cobra.ExactArgs(1),
+		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+			return []string{"tar"}, cobra.ShellCompDirectiveFilterFileExt
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c.Path = args[0]
 			report := progress(cmd, "imported")

@@ -139,7 +139,7 @@ func TestExport(t *testing.T) {
 		{[]string{"example.org/c"}, 1, "no repository of that name"},
 		{nil, 1, "say which repositories"},
 		{[]string{"--all", "example.org/b"}, 1, "not two of these"},
-		{[]string{""}, 1, "name of a repository is empty"},
+		{[]string{""}, 2, "name of a repository is empty"},
 	} {
 		code, out, stderr := command(t, append(append([]string{"export", "--to", to, "--output", "json"}, c.args...), serverOnly(flags)...)...)
 		if code != c.code || !strings.Contains(out+stderr, c.want) {

@@ -1,4 +1,6 @@
-// Trust-admin is the operator's tool. Today it runs a pair for development.
+// Trust-admin is the operator's tool: it shows what the two databases hold, recovers
+// repositories whose keys are lost, keeps keys and tables in order, and runs a pair
+// for development. docs/operations.md tells how it is used.
 package main
 
 import (
@@ -38,7 +40,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err == nil {
 		return 0
 	}
-	fmt.Fprintf(stderr, "%s: %v\n", name, err)
+	fmt.Fprintf(stderr, "%s: %s\n", name, onTerminal(err.Error()))
 	if errors.Is(err, errToDo) {
 		return 3
 	}
@@ -110,6 +112,7 @@ Exit code: 0 done, 1 a fault, 2 a wrong command line, 3 there is something to do
 			fmt.Fprintln(cmd.OutOrStdout(), buildinfo.String(name))
 		},
 	})
+	finish(root)
 	return root
 }
 

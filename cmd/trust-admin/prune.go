@@ -42,7 +42,7 @@ would be, 1 for a fault.`,
   trust-admin prune --all --keep-versions 20 --keep-days 90 --archive old.tar --yes --server-config server.json
   trust-admin prune registry.example.com/team/app --keep-versions 5 --keep-days 0 --server-config server.json`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			guns, err := admin.ParseGUNs(args)
+			guns, err := parseGUNs(args)
 			switch {
 			case err != nil:
 				return err

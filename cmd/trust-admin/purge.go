@@ -89,7 +89,7 @@ func (f *purgeFlags) run(cmd *cobra.Command, args []string) error {
 	case f.count != 0 && f.prefix == "":
 		return fmt.Errorf("--count goes with --prefix%w", silent{errUsage})
 	}
-	guns, err := admin.ParseGUNs(args)
+	guns, err := parseGUNs(args)
 	if err != nil {
 		return fmt.Errorf("%w%w", err, silent{errUsage})
 	}

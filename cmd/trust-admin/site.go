@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +14,7 @@ import (
 
 	"countersign/admin"
 	"countersign/internal/buildinfo"
+	"countersign/tuf"
 )
 
 // siteFlags are the flags of all commands that work on the databases.
@@ -92,9 +92,14 @@ func operator() string {
 	return name
 }
 
-// writeJSON prints v for other programs.
-func writeJSON(w io.Writer, v any) error {
-	enc := json.NewEncoder(w)
-	enc.SetIndent("", "  ")
-	return enc.Encode(v)
+// writeJSON prints v for other programs, and so that a terminal stays as it is.
+func writeJSON(w io.Writer, v any) error { return lines{w}.write(v, true) }
+
+// parseGUNs takes the names of repositories from the command line.
+func parseGUNs(args []string) ([]tuf.GUN, error) {
+	guns, err := admin.ParseGUNs(args)
+	if err != nil {
+		return nil, fmt.Errorf("%w%w", err, silent{errUsage})
+	}
+	return guns, nil
 }
