@@ -92,7 +92,9 @@ func Derive(f Form, salt []byte) []byte {
 	}
 	out := bytes.Clone(u)
 	for range f.Iterations - 1 {
-		u = sum(prf, u)
+		prf.Reset()
+		prf.Write(u)
+		u = prf.Sum(u[:0])
 		for i := range out {
 			out[i] ^= u[i]
 		}
