@@ -11,12 +11,12 @@ import (
 	"encoding/pem"
 	"errors"
 	"net"
-	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"countersign/certs"
+	"countersign/internal/atomicfile"
 )
 
 // An issuer is a certificate with its key, as tests make them.
@@ -100,9 +100,10 @@ func keyPEM(t *testing.T, i *issuer) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 }
 
+// write makes or replaces a file. Who looks at it meanwhile sees all or nothing.
 func write(t *testing.T, path string, data []byte) string {
 	t.Helper()
-	if err := os.WriteFile(path, data, 0o600); err != nil {
+	if err := atomicfile.Write(path, data, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return path
